@@ -1,0 +1,1 @@
+"""Parity suites: traces, floors, gates, cases and verdicts for ports of Qwen3-VL."""

@@ -1,0 +1,1 @@
+"""Traces and their comparison; knows nothing of Qwen3-VL, needs numpy and safetensors only."""

@@ -1,0 +1,1 @@
+"""Qwen3-VL: its seams, cases, suite and engines."""

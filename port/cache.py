@@ -1,0 +1,74 @@
+"""The KV cache of one batch, with all that decoding needs to go on from it.
+
+Shape legend
+    B, T     batch, cached tokens (padding included)
+    K, D     kv heads, head_dim
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from port.config import TextConfig
+from port.errors import InputError
+
+
+class KVCache:
+    """Keys and values of every layer, allocated once for ``capacity`` tokens.
+
+    ``visible`` marks the cached tokens that are not padding; ``rope_delta`` (B, 1) is what a prompt with
+    pictures adds to the count of real tokens to get the next position. It lives here, not in the model, so
+    that two requests can never see each other's.
+    """
+
+    def __init__(
+        self, config: TextConfig, batch: int, capacity: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim)
+        self._keys = torch.empty(shape, dtype=dtype, device=device)
+        self._values = torch.empty(shape, dtype=dtype, device=device)
+        self._visible = torch.zeros(batch, capacity, dtype=torch.bool, device=device)
+        self.rope_delta = torch.zeros(batch, 1, dtype=torch.long, device=device)
+        self.length = 0
+
+    @property
+    def batch(self) -> int:
+        return self._visible.shape[0]
+
+    @property
+    def capacity(self) -> int:
+        return self._visible.shape[1]
+
+    @property
+    def visible(self) -> Tensor:
+        """(B, T) bool: cached tokens that may be attended to."""
+        return self._visible[:, : self.length]
+
+    def extend(self, mask: Tensor) -> None:
+        """Make room for the next tokens; ``mask`` (B, S) is 0 at padding. Raises InputError when full."""
+        end = self.length + mask.shape[1]
+        if mask.shape[0] != self.batch or end > self.capacity:
+            raise InputError(
+                f"the cache holds {self.batch} rows of {self.capacity} tokens, {self.length} are used; "
+                f"{mask.shape[0]} rows of {mask.shape[1]} more do not fit: ask for a larger capacity"
+            )
+        self._visible[:, self.length : end] = mask.bool()
+        self.length = end
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the newest (B, K, S, D) of a layer, after ``extend``; returns all (B, K, T, D) so far."""
+        start = self.length - keys.shape[2]
+        self._keys[layer, :, :, start : self.length] = keys
+        self._values[layer, :, :, start : self.length] = values
+        return self.layer(layer)
+
+    def layer(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, K, T, D) of one layer."""
+        return self._keys[layer, :, :, : self.length], self._values[layer, :, :, : self.length]
+
+    def next_positions(self, tokens: int) -> Tensor:
+        """(3, B, tokens) positions of the next text tokens: real tokens so far + rope delta, on all axes."""
+        start = self.visible.sum(dim=1, keepdim=True) + self.rope_delta  # (B, 1)
+        positions = start + torch.arange(tokens, device=start.device)  # (B, tokens)
+        return positions.expand(3, -1, -1)

@@ -1,0 +1,314 @@
+"""Configuration of Qwen3-VL, read from a checkpoint's ``config.json``.
+
+Both dialects are read: the published one (``rope_theta`` beside ``rope_scaling``) and that of
+transformers 5 (``rope_parameters``). No architecture field has a default: a field that is not in the
+file is an error, because every default that another port guessed has been wrong for some checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from port.errors import ConfigError
+
+# Fixed by the architecture: the published config has no field for it, the reference hard-codes it.
+VISION_ROPE_THETA = 10000.0
+LAYER_NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The vision tower's shape; fields carry the names of ``config.json``."""
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    in_channels: int
+    patch_size: int
+    temporal_patch_size: int
+    spatial_merge_size: int
+    out_hidden_size: int
+    num_position_embeddings: int
+    deepstack_visual_indexes: tuple[int, ...]
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def grid_side(self) -> int:
+        """Side of the square table of learned positions."""
+        return round(self.num_position_embeddings**0.5)
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in one flattened patch: channels x frames x height x width."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The language model's shape; fields carry the names of ``config.json``."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    attention_bias: bool
+    rope_theta: float
+    mrope_section: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Qwen3VLConfig:
+    """A whole model. ``tie_word_embeddings`` is the top-level flag, whatever text_config says."""
+
+    text: TextConfig
+    vision: VisionConfig
+    tie_word_embeddings: bool
+    image_token_id: int
+    video_token_id: int
+    vision_start_token_id: int
+    vision_end_token_id: int
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Qwen3VLConfig:
+        """Read ``folder/config.json``. Raises ConfigError when it is absent, broken or incomplete."""
+        path = Path(folder) / "config.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path} does not exist; give the folder of a Qwen3-VL checkpoint") from None
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ConfigError(f"{path} is not valid JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise ConfigError(f"{path} holds a {type(raw).__name__}, not an object; it is not a model config")
+        return cls.from_dict(raw, where=str(path))
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], *, where: str = "config") -> Qwen3VLConfig:
+        """Build from the parsed ``config.json``. Raises ConfigError naming the field and the way out."""
+        top = _Reader(raw, where)
+        model_type = top.string("model_type")
+        if model_type != "qwen3_vl":
+            raise ConfigError(
+                f"{where}: model_type is {model_type!r}; this port builds 'qwen3_vl' (dense) checkpoints only"
+            )
+        config = cls(
+            text=_text_config(top.section("text_config")),
+            vision=_vision_config(top.section("vision_config")),
+            # Commit c3d69e0e4 of mistral.rs: the flag lives at the top level. text_config may carry a
+            # copy, and the copy may be stale, so it is not looked at.
+            tie_word_embeddings=top.flag("tie_word_embeddings"),
+            image_token_id=top.integer("image_token_id", minimum=0),
+            video_token_id=top.integer("video_token_id", minimum=0),
+            vision_start_token_id=top.integer("vision_start_token_id", minimum=0),
+            vision_end_token_id=top.integer("vision_end_token_id", minimum=0),
+        )
+        _check_whole(config, where)
+        return config
+
+
+def _text_config(section: _Reader) -> TextConfig:
+    if "num_experts" in section.raw:
+        raise ConfigError(f"{section.where}: num_experts is set; mixture-of-experts models are not built here")
+    section.require("hidden_act", "silu")
+    heads = section.integer("num_attention_heads")
+    kv_heads = section.integer("num_key_value_heads")
+    if heads % kv_heads:
+        raise ConfigError(
+            f"{section.where}: num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}"
+        )
+    head_dim = section.integer("head_dim")
+    theta, mrope_section = _rope(section)
+    if sum(mrope_section) * 2 != head_dim:
+        raise ConfigError(
+            f"{section.where}: mrope_section {list(mrope_section)} adds up to {sum(mrope_section)} frequencies, "
+            f"head_dim {head_dim} has {head_dim // 2}; the three must add up to half of head_dim"
+        )
+    return TextConfig(
+        vocab_size=section.integer("vocab_size"),
+        hidden_size=section.integer("hidden_size"),
+        intermediate_size=section.integer("intermediate_size"),
+        num_hidden_layers=section.integer("num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        rms_norm_eps=section.number("rms_norm_eps"),
+        attention_bias=section.flag("attention_bias"),
+        rope_theta=theta,
+        mrope_section=mrope_section,
+    )
+
+
+def _rope(section: _Reader) -> tuple[float, tuple[int, int, int]]:
+    """Theta and sections from either dialect; where a file has both, they must agree."""
+    found: dict[str, tuple[float, tuple[int, int, int]]] = {}
+    if section.raw.get("rope_parameters") is not None:
+        inner = section.section("rope_parameters")
+        found["rope_parameters"] = (inner.number("rope_theta"), _mrope_section(inner))
+    if section.raw.get("rope_scaling") is not None:
+        inner = section.section("rope_scaling")
+        # transformers 5 may write theta into the old-style group as well.
+        holder = inner if "rope_theta" in inner.raw else section
+        found["rope_scaling"] = (holder.number("rope_theta"), _mrope_section(inner))
+    if not found:
+        raise ConfigError(
+            f"{section.where}: neither rope_scaling (with rope_theta beside it) nor rope_parameters is there; "
+            "mrope_section and rope_theta cannot be guessed, add one of them"
+        )
+    values = list(found.values())
+    if any(value != values[0] for value in values):
+        raise ConfigError(
+            f"{section.where}: rope_parameters says {found['rope_parameters']}, "
+            f"rope_scaling says {found['rope_scaling']}; remove the wrong one"
+        )
+    return values[0]
+
+
+def _mrope_section(rope: _Reader) -> tuple[int, int, int]:
+    kind = rope.raw.get("rope_type")
+    if kind != "default":
+        raise ConfigError(f"{rope.where}.rope_type is {kind!r}; only 'default' (no scaling) is built here")
+    if not rope.flag("mrope_interleaved"):
+        raise ConfigError(f"{rope.where}.mrope_interleaved is false; Qwen3-VL interleaves its three axes")
+    sections = rope.integers("mrope_section", minimum=0)
+    if len(sections) != 3:
+        raise ConfigError(f"{rope.where}.mrope_section has {len(sections)} entries, needs 3 (t, h, w)")
+    time, height, width = sections
+    # Frequencies alternate t, h, w, t, h, w, ...: h and w take every third place, t keeps the rest.
+    if 3 * max(height, width) > time + height + width:
+        raise ConfigError(
+            f"{rope.where}.mrope_section {list(sections)}: h or w needs {3 * max(height, width)} interleaved "
+            f"places, there are {time + height + width}"
+        )
+    return time, height, width
+
+
+def _vision_config(section: _Reader) -> VisionConfig:
+    section.require("hidden_act", "gelu_pytorch_tanh")
+    hidden, heads = section.integer("hidden_size"), section.integer("num_heads")
+    if hidden % heads or (hidden // heads) % 4:
+        raise ConfigError(
+            f"{section.where}: hidden_size {hidden} over num_heads {heads} gives a head width of {hidden / heads:g}; "
+            "2-D rotary needs a whole multiple of 4"
+        )
+    positions = section.integer("num_position_embeddings")
+    if round(positions**0.5) ** 2 != positions:
+        raise ConfigError(f"{section.where}: num_position_embeddings {positions} is not a square number")
+    depth = section.integer("depth")
+    taps = section.integers("deepstack_visual_indexes", minimum=0)
+    if list(taps) != sorted(set(taps)) or any(tap >= depth for tap in taps):
+        raise ConfigError(
+            f"{section.where}: deepstack_visual_indexes {list(taps)} must rise and lie below depth {depth}"
+        )
+    return VisionConfig(
+        depth=depth,
+        hidden_size=hidden,
+        intermediate_size=section.integer("intermediate_size"),
+        num_heads=heads,
+        in_channels=section.integer("in_channels"),
+        patch_size=section.integer("patch_size"),
+        temporal_patch_size=section.integer("temporal_patch_size"),
+        spatial_merge_size=section.integer("spatial_merge_size"),
+        out_hidden_size=section.integer("out_hidden_size"),
+        num_position_embeddings=positions,
+        deepstack_visual_indexes=taps,
+    )
+
+
+def _check_whole(config: Qwen3VLConfig, where: str) -> None:
+    text, vision = config.text, config.vision
+    if vision.out_hidden_size != text.hidden_size:
+        raise ConfigError(
+            f"{where}: vision_config.out_hidden_size {vision.out_hidden_size} is not "
+            f"text_config.hidden_size {text.hidden_size}; picture features could not replace token embeddings"
+        )
+    taps = len(vision.deepstack_visual_indexes)
+    if taps > text.num_hidden_layers:
+        raise ConfigError(
+            f"{where}: {taps} deepstack_visual_indexes, but only {text.num_hidden_layers} decoder layers to take them"
+        )
+    ids = (
+        config.image_token_id,
+        config.video_token_id,
+        config.vision_start_token_id,
+        config.vision_end_token_id,
+    )
+    if len(set(ids)) != len(ids) or max(ids) >= text.vocab_size:
+        raise ConfigError(
+            f"{where}: image, video, vision start and vision end token ids {ids} must differ and lie below "
+            f"vocab_size {text.vocab_size}"
+        )
+
+
+class _Reader:
+    """One JSON object with its path; every getter names the field when it refuses it."""
+
+    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
+        self.raw = raw
+        self.where = where
+
+    def _get(self, name: str) -> Any:
+        if name not in self.raw or self.raw[name] is None:
+            raise ConfigError(
+                f"{self.where}: field {name!r} is missing, and no architecture field has a default; "
+                "add it to config.json with the value that the checkpoint was trained with"
+            )
+        return self.raw[name]
+
+    def _wrong(self, name: str, value: Any, wanted: str) -> ConfigError:
+        return ConfigError(f"{self.where}: field {name!r} is {value!r}, needs {wanted}")
+
+    def section(self, name: str) -> _Reader:
+        value = self._get(name)
+        if not isinstance(value, Mapping):
+            raise self._wrong(name, value, "an object")
+        return _Reader(value, f"{self.where}: {name}")
+
+    def string(self, name: str) -> str:
+        value = self._get(name)
+        if not isinstance(value, str):
+            raise self._wrong(name, value, "a string")
+        return value
+
+    def require(self, name: str, wanted: str) -> None:
+        value = self._get(name)
+        if value != wanted:
+            raise self._wrong(name, value, f"{wanted!r} (the only one built here)")
+
+    def flag(self, name: str) -> bool:
+        value = self._get(name)
+        if not isinstance(value, bool):
+            raise self._wrong(name, value, "true or false")
+        return value
+
+    def integer(self, name: str, *, minimum: int = 1) -> int:
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise self._wrong(name, value, f"a whole number of at least {minimum}")
+        return value
+
+    def integers(self, name: str, *, minimum: int) -> tuple[int, ...]:
+        value = self._get(name)
+        good = isinstance(value, list | tuple) and all(
+            isinstance(item, int) and not isinstance(item, bool) and item >= minimum for item in value
+        )
+        if not good:
+            raise self._wrong(name, value, f"a list of whole numbers of at least {minimum}")
+        return tuple(value)
+
+    def number(self, name: str) -> float:
+        value = self._get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise self._wrong(name, value, "a number above 0")
+        return float(value)

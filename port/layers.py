@@ -1,0 +1,81 @@
+"""Small layers that both towers share.
+
+Shape legend
+    ...   any leading dims
+    C     channels in, O channels out
+    T, P  temporal and spatial patch (kernel) size
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from port.errors import InputError
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which norms and rotations are computed: at least float32, and float64 stays float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dim, in float32 or wider (arXiv:1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., size) -> (..., size)
+        y = x.to(wide(x.dtype))
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * y.to(x.dtype)
+
+
+class Conv3dNoBias(nn.Module):
+    """A 3-D convolution without bias whose stride equals its kernel: one matrix product.
+
+    Kept as the matrix (O, C*T*P*P) that the product needs. mistral.rs builds the same layer of two 2-D
+    convolutions; its ``weight()`` accessor (in 530463af1) is what saving and tying weights rely on.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.in_channels = in_channels
+        self.matrix = nn.Parameter(
+            torch.empty(out_channels, in_channels * kernel_size[0] * kernel_size[1] * kernel_size[2])
+        )
+
+    def weight(self) -> Tensor:
+        """The checkpoint's 5-D tensor (O, C, T, P, P), bit for bit; a view, so no memory is used."""
+        return self.matrix.view(-1, self.in_channels, *self.kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, D, H, W) -> (N, O, D//T, H//P, W//P), as ``torch.nn.Conv3d`` with stride = kernel does."""
+        n, channels, *size = x.shape
+        if channels != self.in_channels or any(s < k for s, k in zip(size, self.kernel_size, strict=True)):
+            raise InputError(
+                f"Conv3dNoBias got (N, C, D, H, W) = {tuple(x.shape)}, needs {self.in_channels} channels and at "
+                f"least {self.kernel_size} in (D, H, W)"
+            )
+        (t, p, q) = self.kernel_size
+        d, h, w = (s // k for s, k in zip(size, self.kernel_size, strict=True))
+        x = x[:, :, : d * t, : h * p, : w * q]  # a rest that fills no kernel is not read
+        x = x.reshape(n, channels, d, t, h, p, w, q)  # (N, C, d, T, h, P, w, P)
+        x = x.permute(0, 2, 4, 6, 1, 3, 5, 7)  # (N, d, h, w, C, T, P, P)
+        x = x.reshape(n, d, h, w, -1)  # (N, d, h, w, C*T*P*P)
+        return F.linear(x, self.matrix).permute(0, 4, 1, 2, 3)  # (N, O, d, h, w)
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    """(..., D) -> (..., D): the second half negated, then the first half."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([-second, first], dim=-1)
+
+
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn channel pairs (i, i + D/2) of x (..., D) by the angles of cos, sin, broadcast against x."""
+    return x * cos + rotate_half(x) * sin

@@ -1,0 +1,238 @@
+"""Qwen3-VL: pictures, videos and text in, logits out; any batch, prefill whole or in chunks, decode.
+
+Shape legend
+    B, S, T   batch, new tokens, all tokens so far
+    C, V      hidden_size, vocab_size
+    N         patches of all pictures (or, apart, of all videos) of all rows, in reading order
+    F         features: N / merge^2
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from port.cache import KVCache
+from port.config import Qwen3VLConfig
+from port.errors import InputError
+from port.grid import check_grid, merged_count
+from port.mrope import mrope_positions
+from port.tap import Tap
+from port.text import TextModel, causal_mask
+from port.vision import VisionModel
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One batch of prompts. Rows without pictures, with several, and with videos may be mixed.
+
+    input_ids (B, S) int64; attention_mask (B, S), 1 at real tokens and 0 at padding on the left or the right;
+    pixel_values (N, channels*T*P*P) with image_grid_thw (pictures, 3), and the same for videos: pictures of
+    all rows in reading order.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    pixel_values: Tensor | None = None
+    image_grid_thw: Tensor | None = None
+    pixel_values_videos: Tensor | None = None
+    video_grid_thw: Tensor | None = None
+
+    def to(self, device: torch.device) -> Inputs:
+        """A copy with every tensor on ``device``."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: value.to(device) for name, value in given.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A prompt batch, ready for the language model: every tensor has the sequence on axis -2 or -1."""
+
+    inputs_embeds: Tensor  # (B, S, C)
+    position_ids: Tensor  # (3, B, S)
+    rope_delta: Tensor  # (B, 1)
+    attention_mask: Tensor  # (B, S)
+    deepstack: list[Tensor]  # one (B, S, C) per tap, 0 at text tokens; empty without pictures
+
+
+class LanguageAndVision(nn.Module):
+    """Holds the two towers under the names that checkpoints use: ``model.visual``, ``model.language_model``."""
+
+    def __init__(self, config: Qwen3VLConfig) -> None:
+        super().__init__()
+        self.visual = VisionModel(config.vision)
+        self.language_model = TextModel(config.text)
+
+
+class Qwen3VL(nn.Module):
+    """The whole model. Tied checkpoints have no ``lm_head``: the logits use the embedding matrix itself."""
+
+    def __init__(self, config: Qwen3VLConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = LanguageAndVision(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+        self.tap = Tap("")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.output_weight().dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.output_weight().device
+
+    def output_weight(self) -> Tensor:
+        """The (V, C) matrix that makes logits: the embeddings where they are tied, else ``lm_head``."""
+        if self.config.tie_word_embeddings:
+            return self.model.language_model.embed_tokens.weight
+        return self.lm_head.weight
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """All logits (B, S, V) of a batch, without a cache. Raises InputError for inputs that do not fit."""
+        embedded = self.embed(inputs)
+        mask = causal_mask(embedded.attention_mask.bool(), inputs.input_ids.shape[1])
+        hidden = self.model.language_model(
+            embedded.inputs_embeds, embedded.position_ids, mask, deepstack=embedded.deepstack
+        )
+        return self.logits(hidden)
+
+    def prefill(self, inputs: Inputs, cache: KVCache, *, chunk: int | None = None) -> Tensor:
+        """Run the prompts through the model into an empty ``cache``; returns all logits (B, S, V).
+
+        ``chunk`` bounds how many tokens go through the language model at once; the result is the same.
+        """
+        if cache.length:
+            raise InputError(f"prefill needs an empty cache, this one holds {cache.length} tokens")
+        total = inputs.input_ids.shape[1]
+        if chunk is not None and chunk < 1:
+            raise InputError(f"chunk is {chunk}, needs at least 1")
+        embedded = self.embed(inputs)
+        cache.rope_delta = embedded.rope_delta
+        parts = []
+        for start in range(0, total, chunk or total):
+            part = slice(start, min(start + (chunk or total), total))
+            cache.extend(embedded.attention_mask[:, part])
+            hidden = self.model.language_model(
+                embedded.inputs_embeds[:, part],
+                embedded.position_ids[:, :, part],
+                causal_mask(cache.visible, part.stop - part.start),
+                cache=cache,
+                deepstack=[feature[:, part] for feature in embedded.deepstack],
+            )
+            parts.append(self.logits(hidden))
+        return torch.cat(parts, dim=1)
+
+    def decode(self, token_ids: Tensor, cache: KVCache) -> Tensor:
+        """Logits (B, S, V) of the next text tokens (B, S), usually S = 1, after ``prefill``."""
+        if not cache.length:
+            raise InputError("decode needs the cache of a prefill, this one is empty")
+        token_ids = self.tap("input_ids", token_ids)
+        self._check_vocabulary(token_ids)
+        position_ids = cache.next_positions(token_ids.shape[1])
+        cache.extend(torch.ones_like(token_ids))
+        hidden = self.model.language_model(
+            self.tap("text.embed_tokens", self.model.language_model.embed_tokens(token_ids)),
+            position_ids,
+            causal_mask(cache.visible, token_ids.shape[1]),
+            cache=cache,
+        )
+        return self.logits(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:  # (B, S, C) -> (B, S, V)
+        return self.tap("logits", F.linear(hidden, self.output_weight()))
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache for ``batch`` rows of at most ``capacity`` tokens, prompt and padding included."""
+        return KVCache(self.config.text, batch, capacity, dtype=self.dtype, device=self.device)
+
+    def embed(self, inputs: Inputs) -> Embedded:
+        """Token embeddings with picture features in their places, positions, and DeepStack adds."""
+        config, tap = self.config, self.tap
+        self._check(inputs)
+        input_ids = tap("input_ids", inputs.input_ids)
+        attention_mask = tap("attention_mask", inputs.attention_mask)
+        position_ids, rope_delta = mrope_positions(
+            input_ids,
+            attention_mask,
+            image_grid_thw=inputs.image_grid_thw,
+            video_grid_thw=inputs.video_grid_thw,
+            image_token_id=config.image_token_id,
+            video_token_id=config.video_token_id,
+            merge=config.vision.spatial_merge_size,
+        )
+        rope_delta = tap("rope_delta", rope_delta)
+        embeds = tap("text.embed_tokens", self.model.language_model.embed_tokens(input_ids))  # (B, S, C)
+        deepstack: list[Tensor] = []
+        kinds = [
+            ("image", config.image_token_id, inputs.pixel_values, inputs.image_grid_thw),
+            ("video", config.video_token_id, inputs.pixel_values_videos, inputs.video_grid_thw),
+        ]
+        for kind, token_id, pixels, grids in kinds:
+            if pixels is None or grids is None:
+                continue
+            mask = tap(f"{kind}_mask", (input_ids == token_id) & attention_mask.bool())  # (B, S)
+            features, taps = self.model.visual(tap(f"{kind}_pixels", pixels), tap(f"{kind}_grid_thw", grids))
+            embeds = scatter(embeds, mask, features)
+            if not deepstack:
+                deepstack = [torch.zeros_like(embeds) for _ in taps]
+            deepstack = [scatter(at, mask, feature) for at, feature in zip(deepstack, taps, strict=True)]
+        return Embedded(embeds, position_ids, rope_delta, attention_mask, deepstack)
+
+    def _check(self, inputs: Inputs) -> None:
+        ids, mask = inputs.input_ids, inputs.attention_mask
+        if ids.ndim != 2 or 0 in ids.shape or ids.shape != mask.shape:
+            raise InputError(
+                f"input_ids {tuple(ids.shape)} and attention_mask {tuple(mask.shape)} must both be (batch, tokens), "
+                "with at least one of each"
+            )
+        self._check_vocabulary(ids)
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise InputError(f"attention_mask holds {mask.unique().tolist()}, needs 0 (padding) and 1 only")
+        empty = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
+        if empty:
+            raise InputError(f"rows {empty} of attention_mask are all padding; every row needs a real token")
+        merge = self.config.vision.spatial_merge_size
+        kinds = [
+            ("image", self.config.image_token_id, inputs.pixel_values, inputs.image_grid_thw, ""),
+            (
+                "video",
+                self.config.video_token_id,
+                inputs.pixel_values_videos,
+                inputs.video_grid_thw,
+                "_videos",
+            ),
+        ]
+        for kind, token_id, pixels, grids, suffix in kinds:
+            if (pixels is None) != (grids is None):
+                raise InputError(f"pixel_values{suffix} and {kind}_grid_thw come together, one of them is missing")
+            tokens = int(((ids == token_id) & mask.bool()).sum())
+            if grids is not None:
+                check_grid(grids, merge, name=f"{kind}_grid_thw")
+            features = 0 if grids is None else merged_count(grids, merge)
+            if tokens != features:
+                raise InputError(
+                    f"the prompts hold {tokens} {kind} tokens (id {token_id}), the grids of {kind}_grid_thw make "
+                    f"{features} features; scattering anyway would corrupt the embeddings"
+                )
+            if pixels is not None and not bool(torch.isfinite(pixels).all()):
+                raise InputError(f"pixel_values{suffix} holds NaN or Inf; check the picture and its preprocessing")
+
+    def _check_vocabulary(self, ids: Tensor) -> None:
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= self.config.text.vocab_size:
+            raise InputError(
+                f"token ids run from {low} to {high}, the vocabulary has 0 to {self.config.text.vocab_size - 1}; "
+                "is this the checkpoint's own tokenizer?"
+            )
+
+
+def scatter(target: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+    """A copy of target (B, S, C) with features (F, C) at the F True places of mask (B, S), in reading order."""
+    result = target.clone()
+    result[mask] = features.to(target.dtype)
+    return result

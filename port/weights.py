@@ -1,0 +1,216 @@
+"""Checkpoint folders to models: safetensors only, memory-mapped, strict both ways.
+
+Parameters keep the names of the published checkpoints, so the map is short: the older key layout
+(``visual.*``, ``model.*``) and the patch embedding, whose 5-D tensor is kept as a matrix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from port.config import Qwen3VLConfig
+from port.errors import WeightsError
+from port.model import Qwen3VL
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+EMBEDDING = "model.language_model.embed_tokens.weight"
+LM_HEAD = "lm_head.weight"
+# Parameter of the port -> name in a published checkpoint, where the two differ.
+_RENAMED = {
+    "model.visual.patch_embed.proj.matrix": "model.visual.patch_embed.proj.weight",
+    "model.visual.patch_embed.bias": "model.visual.patch_embed.proj.bias",
+}
+_SHOWN = 10
+
+
+def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Qwen3VL:
+    """Build the port from a checkpoint folder, in eval mode, with weights cast to ``dtype``.
+
+    Raises ConfigError or WeightsError: an absent or truncated shard, a key too many or too few, a wrong shape,
+    a NaN, an ``lm_head.weight`` that contradicts tied embeddings.
+    """
+    folder = Path(folder)
+    config = Qwen3VLConfig.from_folder(folder)
+    with torch.device("meta"):
+        model = Qwen3VL(config)
+    with Checkpoint(folder) as checkpoint:
+        _fill(model, checkpoint, dtype=dtype, device=torch.device(device))
+    return model.eval().requires_grad_(False)
+
+
+def checkpoint_name(parameter: str) -> str:
+    """The published checkpoint's name of one of the port's parameters."""
+    return _RENAMED.get(parameter, parameter)
+
+
+def published_name(key: str) -> str:
+    """The published name of a key in either layout; keys of no known layout come back unchanged."""
+    if key.startswith("visual."):
+        return "model." + key
+    if key.startswith("model.") and not key.startswith(("model.visual.", "model.language_model.")):
+        return "model.language_model." + key.removeprefix("model.")
+    return key
+
+
+@dataclass
+class Mismatch:
+    """Every way in which a checkpoint's tensors differ from what the config asks for."""
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    wrong_shape: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.wrong_shape)
+
+    def __str__(self) -> str:
+        parts = []
+        for title, names in (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of the wrong shape", self.wrong_shape),
+        ):
+            if names:
+                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                parts.append(f"{len(names)} {title}: {', '.join(names[:_SHOWN])}{more}")
+        return "; ".join(parts)
+
+
+def _fill(model: Qwen3VL, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> None:
+    parameters = dict(model.named_parameters())
+    wanted = {checkpoint_name(name): parameter for name, parameter in parameters.items()}
+    mismatch = _compare(model, wanted, checkpoint)
+    if mismatch:
+        raise WeightsError(
+            f"{checkpoint.folder}: the tensors do not fit config.json ({mismatch}); "
+            "is this the config of this checkpoint?"
+        )
+    state = {}
+    for name, parameter in parameters.items():
+        tensor = checkpoint.read(checkpoint_name(name))
+        if not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(
+                f"{checkpoint.folder}: {checkpoint_name(name)} holds NaN or Inf; the file is damaged or the "
+                "conversion that made it went wrong"
+            )
+        # A fresh allocation: the mapped file may go away or change under a running model.
+        state[name] = tensor.view(parameter.shape).to(device=device, dtype=dtype, copy=True)
+    if model.config.tie_word_embeddings and LM_HEAD in checkpoint.keys:
+        _check_tied(checkpoint)
+    model.load_state_dict(state, strict=True, assign=True)
+
+
+def _compare(model: Qwen3VL, wanted: Mapping[str, Tensor], checkpoint: Checkpoint) -> Mismatch:
+    optional = {LM_HEAD} if model.config.tie_word_embeddings else set()
+    mismatch = Mismatch(
+        missing=sorted(wanted.keys() - checkpoint.keys),
+        unexpected=sorted(checkpoint.keys - wanted.keys() - optional),
+    )
+    conv = model.model.visual.patch_embed.proj.weight().shape
+    for name in sorted(wanted.keys() & checkpoint.keys):
+        shape = conv if name == _RENAMED["model.visual.patch_embed.proj.matrix"] else wanted[name].shape
+        found = checkpoint.shape(name)
+        if tuple(shape) != found:
+            mismatch.wrong_shape.append(f"{name} {found}, config says {tuple(shape)}")
+    return mismatch
+
+
+def _check_tied(checkpoint: Checkpoint) -> None:
+    head, embedding = checkpoint.read(LM_HEAD), checkpoint.read(EMBEDDING)
+    if head.shape != embedding.shape or not torch.equal(head, embedding):
+        raise WeightsError(
+            f"{checkpoint.folder}: tie_word_embeddings is true at the top level of config.json, but lm_head.weight "
+            f"{tuple(head.shape)} is not embed_tokens.weight {tuple(embedding.shape)}; "
+            "set the flag to false or remove lm_head.weight"
+        )
+
+
+class Checkpoint:
+    """The tensors of a folder under their published names, read one at a time from mapped files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._stack = ExitStack()
+        self._place: dict[str, tuple[Any, str]] = {}
+        try:
+            for path, names in self._files():
+                self._open(path, names)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def keys(self) -> set[str]:
+        return set(self._place)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        handle, key = self._place[name]
+        return tuple(handle.get_slice(key).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        handle, key = self._place[name]
+        return handle.get_tensor(key)
+
+    def _files(self) -> Iterator[tuple[Path, set[str] | None]]:
+        """Each file with the keys that the index places in it (None without an index)."""
+        index_path, single = self.folder / INDEX_FILE, self.folder / SINGLE_FILE
+        if not index_path.exists():
+            if not single.exists():
+                raise WeightsError(
+                    f"{self.folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; only safetensors checkpoints are loaded"
+                )
+            yield single, None
+            return
+        try:
+            weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
+            shards: dict[str, set[str]] = {}
+            for key, shard in weight_map.items():
+                shards.setdefault(shard, set()).add(key)
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise WeightsError(f"{index_path} is not a safetensors index: {error!r}; download it again") from None
+        missing = sorted(shard for shard in shards if not (self.folder / shard).is_file())
+        if missing:
+            raise WeightsError(
+                f"{self.folder}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:_SHOWN])}; "
+                "download them again"
+            )
+        if any(Path(shard).name != shard for shard in shards):
+            raise WeightsError(f"{index_path} names files outside its folder; refusing to follow them")
+        for shard, keys in sorted(shards.items()):
+            yield self.folder / shard, keys
+
+    def _open(self, path: Path, names: set[str] | None) -> None:
+        try:
+            handle = self._stack.enter_context(safe_open(path, framework="pt"))
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"{path} ({path.stat().st_size} bytes) cannot be read: {error}; it is truncated or damaged, "
+                "download it again"
+            ) from None
+        found = set(handle.keys())
+        if names is not None and found != names:
+            raise WeightsError(
+                f"{path} does not hold what {INDEX_FILE} says: {len(names - found)} tensors missing "
+                f"{sorted(names - found)[:_SHOWN]}, {len(found - names)} not listed {sorted(found - names)[:_SHOWN]}"
+            )
+        for key in found:
+            name = published_name(key)
+            if name in self._place:
+                raise WeightsError(f"{self.folder}: {name} is there twice (as {key} in {path.name}); remove one")
+            self._place[name] = (handle, key)

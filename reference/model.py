@@ -1,0 +1,152 @@
+"""Hugging Face's Qwen3-VL behind one door: load, prefill, decode. Its files are never edited.
+
+Shape legend
+    B, S, T   batch, new tokens, all tokens so far (padding included)
+    V         vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import DynamicCache, Qwen3VLForConditionalGeneration
+
+from reference.errors import ReferenceModelError
+
+Attention = Literal["eager", "sdpa"]
+PIXELS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+
+
+@dataclass
+class State:
+    """What one request carries from step to step; never kept on the model, where it would go stale."""
+
+    cache: DynamicCache
+    attention_mask: Tensor  # (B, T), 0 at padding
+    next_position: Tensor  # (B, 1), the position of the next text token on all three axes
+
+
+class ReferenceModel:
+    """One loaded reference. ``attention`` can be switched between runs without loading again."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    @classmethod
+    def load(
+        cls, source: str | Path, *, dtype: torch.dtype = torch.float32, attention: Attention = "eager"
+    ) -> ReferenceModel:
+        """Load from a local folder or a hub id. safetensors only, no remote code, no key left over.
+
+        Raises ReferenceModelError when the checkpoint does not load cleanly: the reference fills what is
+        missing with random numbers, which would make a silent and useless yardstick.
+        """
+        try:
+            model, info = Qwen3VLForConditionalGeneration.from_pretrained(
+                source,
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+            raise ReferenceModelError(f"the reference cannot load {source}: {error}") from error
+        except Exception as error:
+            # safetensors raises an exception class of its own for damaged files.
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise ReferenceModelError(f"the reference cannot load {source}: {error}; a file is damaged") from error
+        tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+        wrong = {kind: set(info[kind]) - tied for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+        if any(wrong.values()):
+            shown = {kind: sorted(map(str, keys))[:10] for kind, keys in wrong.items() if keys}
+            raise ReferenceModelError(f"the reference loads {source} only in part: {shown}; fix the checkpoint")
+        return cls(model.eval().requires_grad_(False))
+
+    @property
+    def config(self) -> Any:
+        return self.model.config
+
+    @property
+    def attention(self) -> str:
+        return self.model.config._attn_implementation
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def version(self) -> str:
+        return transformers.__version__
+
+    def use_attention(self, attention: Attention) -> None:
+        self.model.set_attn_implementation(attention)
+
+    @torch.no_grad()
+    def prefill(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, State]:
+        """Logits (B, S, V) of a batch of prompts, and the state to decode from.
+
+        ``inputs`` holds input_ids and attention_mask (B, S) and, where there are pictures, the tensors in PIXELS.
+        """
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        self.model.model.rope_deltas = None  # another request's would be reused
+        extra: dict[str, Tensor] = {name: inputs[name] for name in PIXELS if inputs.get(name) is not None}
+        if not extra:
+            # What ``generate`` passes for text: positions count real tokens only.
+            extra["position_ids"] = text_positions(mask).expand(3, -1, -1)
+        elif _wants_token_types():
+            extra["mm_token_type_ids"] = self.token_types(ids)
+        cache = DynamicCache(config=self.config.get_text_config())
+        seen: list[Tensor] = []
+        hook = self.model.model.language_model.rotary_emb.register_forward_pre_hook(
+            lambda _module, args, kwargs: seen.append(kwargs.get("position_ids", args[-1])), with_kwargs=True
+        )
+        try:
+            out = self.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
+        finally:
+            hook.remove()
+        positions = seen[0].expand(3, *ids.shape)  # (3, B, S)
+        last = positions.masked_fill(mask.eq(0), -1).amax(dim=(0, 2))  # (B,)
+        return out.logits, State(cache, mask, (last + 1).unsqueeze(1))
+
+    @torch.no_grad()
+    def decode(self, token_ids: Tensor, state: State) -> Tensor:
+        """Logits (B, 1, V) of the next text token (B, 1) of each row. Advances ``state``."""
+        state.attention_mask = torch.cat([state.attention_mask, torch.ones_like(token_ids)], dim=1)
+        out = self.model(
+            input_ids=token_ids,
+            attention_mask=state.attention_mask,
+            position_ids=state.next_position.expand(3, -1, -1),
+            past_key_values=state.cache,
+            use_cache=True,
+        )
+        state.next_position = state.next_position + 1
+        return out.logits
+
+    def token_types(self, ids: Tensor) -> Tensor:
+        """0 text, 1 picture, 2 video, as transformers 5 wants them beside the grids."""
+        types = torch.zeros_like(ids)
+        types[ids == self.config.image_token_id] = 1
+        types[ids == self.config.video_token_id] = 2
+        return types
+
+
+def rope_delta(state: State) -> Tensor:
+    """(B, 1): the next position less the number of real tokens so far."""
+    return state.next_position - state.attention_mask.sum(dim=1, keepdim=True)
+
+
+def text_positions(attention_mask: Tensor) -> Tensor:
+    """(B, S) positions of a prompt without pictures; 0 at padding."""
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _wants_token_types() -> bool:
+    return int(transformers.__version__.split(".")[0]) >= 5
