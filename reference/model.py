@@ -16,6 +16,7 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import DynamicCache, Qwen3VLForConditionalGeneration
+from transformers.utils import logging as hf_logging
 
 from reference.errors import ReferenceModelError
 
@@ -47,6 +48,8 @@ class ReferenceModel:
         Raises ReferenceModelError when the checkpoint does not load cleanly: the reference fills what is
         missing with random numbers, which would make a silent and useless yardstick.
         """
+        shows_bars = hf_logging.is_progress_bar_enabled()
+        hf_logging.disable_progress_bar()  # the caller has its own
         try:
             model, info = Qwen3VLForConditionalGeneration.from_pretrained(
                 source,
@@ -63,6 +66,9 @@ class ReferenceModel:
             if type(error).__name__ != "SafetensorError":
                 raise
             raise ReferenceModelError(f"the reference cannot load {source}: {error}; a file is damaged") from error
+        finally:
+            if shows_bars:
+                hf_logging.enable_progress_bar()
         tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
         wrong = {kind: set(info[kind]) - tied for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
         if any(wrong.values()):

@@ -1,0 +1,83 @@
+"""``parity compare``: two trace folders and the floors between further correct runs. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from parity.cli import console as view
+from parity.core.compare import Comparison, compare
+from parity.core.errors import ParityError
+from parity.core.floors import Floors
+from parity.core.folder import FolderTrace
+from parity.core.gates import FloatGate
+from parity.core.trace import Trace
+from parity.core.verdict import judge
+from parity.results import finding_json, verdict_json
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What ``parity compare`` was asked for."""
+
+    subject: Path
+    reference: Path
+    floors: tuple[Path, ...]
+    gate: FloatGate
+    as_json: bool
+    every: bool
+
+
+def compare_folders(options: CompareOptions) -> int:
+    """Judge a subject's folder against the reference's; returns the exit code of the verdict."""
+    if not options.floors:
+        raise ParityError(
+            "no floor: give at least one further correct run with --floor; `parity run --traces DIR` writes three"
+        )
+    reference = FolderTrace(options.reference)
+    floors = Floors(reference)
+    for folder in options.floors:
+        _observe(floors, FolderTrace(folder))
+    findings = compare(FolderTrace(options.subject), Comparison(reference, floors, options.gate))
+    judgement = judge(findings)
+    document: dict[str, Any] = {
+        "verdict": verdict_json(judgement),
+        "findings": [finding_json(index, finding) for index, finding in enumerate(findings)],
+    }
+    if options.as_json:
+        click.echo(json.dumps(document, allow_nan=False))
+    else:
+        _show(document, every=options.every)
+    return judgement.verdict.exit_code
+
+
+def _observe(floors: Floors, run: Trace) -> None:
+    entries = floors.yardstick.entries()
+    for entry in run:
+        if entry.key in entries and entries[entry.key].gate == "float":
+            floors.observe(entries[entry.key], run.read(entry.key))
+
+
+def check_folders(folders: Sequence[Path]) -> int:
+    """Say what is wrong with trace folders; 0 when nothing is, else 2."""
+    from parity.core.folder import check_folder
+
+    code = 0
+    for folder in folders:
+        problems = check_folder(folder)
+        click.echo(f"{folder}: " + ("sound" if not problems else f"{len(problems)} problems"))
+        for problem in problems:
+            click.echo(f"  {problem}")
+        code = 2 if problems else code
+    return code
+
+
+def _show(document: dict[str, Any], *, every: bool) -> None:
+    console, verdict = view.make_console(), document["verdict"]
+    console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=every))
+    console.print(f"{view.coloured(verdict['value'])}  {verdict['reason']}", soft_wrap=True)

@@ -1,0 +1,188 @@
+"""What a person sees: a progress bar while it works, then tables. Plain and quiet where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+COLOURS = {"PARITY": "bold green", "DIVERGED": "bold red", "INCOMPLETE": "bold yellow", "INVALID": "bold magenta"}
+_PLAIN_WIDTH = 160
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console; lines are not wrapped at 80 columns when the output goes to a file or a pipe."""
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False)
+
+
+class Steps:
+    """A bar of known length on a terminal; nothing elsewhere."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=total) if progress else None
+
+    def __call__(self, what: str) -> None:
+        """One step is about to begin."""
+        if self._progress is not None and self._task is not None:
+            done = self._progress.tasks[0].fields.get("begun", 0)
+            self._progress.update(self._task, description=what, completed=done, begun=done + 1)
+
+
+@contextmanager
+def steps(total: int, *, quiet: bool) -> Iterator[Steps]:
+    """Progress on stderr, so that stdout holds results only."""
+    console = make_console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield Steps(None, total)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Steps(progress, total)
+
+
+def findings_table(findings: Sequence[Mapping[str, Any]], *, first: int | None, every: bool) -> Table:
+    """The seams in order. A block or layer that passed whole is one line, unless ``every`` seam is asked for."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name, justify in (
+        ("seam", "left"),
+        ("step", "left"),
+        ("shape", "left"),
+        ("worst row", "left"),
+        ("figure", "right"),
+        ("gate", "right"),
+        ("status", "left"),
+    ):
+        table.add_column(name, justify=justify, no_wrap=name != "worst row")  # type: ignore[arg-type]
+    for group in _groups(findings, every=every):
+        if len(group) > 1:
+            table.add_row(*_group_cells(group))
+        else:
+            failing = group[0]["status"] != "ok"
+            mark = "> " if group[0]["index"] == first else ""
+            table.add_row(*_cells(group[0], mark), style="red" if failing else None)
+    return table
+
+
+def _groups(findings: Sequence[Mapping[str, Any]], *, every: bool) -> Iterator[list[Mapping[str, Any]]]:
+    if every:
+        yield from ([finding] for finding in findings)
+        return
+    for _, members in groupby(findings, key=lambda finding: (_part(finding["seam"]), finding["step"])):
+        group = list(members)
+        if all(finding["status"] == "ok" for finding in group):
+            yield group
+        else:
+            yield from ([finding] for finding in group)
+
+
+def _part(seam: str) -> str:
+    """vision.blocks.3.attn.qkv -> vision.blocks.3; text.norm -> text.norm"""
+    pieces = seam.split(".")
+    numbered = next((i for i, piece in enumerate(pieces) if piece.isdigit()), None)
+    return seam if numbered is None else ".".join(pieces[: numbered + 1])
+
+
+def _cells(finding: Mapping[str, Any], mark: str) -> list[str]:
+    return [
+        mark + finding["seam"],
+        finding["step"],
+        "x".join(map(str, finding["shape"])),
+        finding["worst_row"] or finding["note"] or "",
+        figure(finding),
+        "exact" if finding["gate_kind"] == "exact" else _short(finding["gate"]),
+        finding["status"],
+    ]
+
+
+def _group_cells(group: Sequence[Mapping[str, Any]]) -> list[str]:
+    worst = max(group, key=lambda finding: finding["ratio"] or 0.0)
+    cells = _cells(worst, "")
+    last = worst["seam"].removeprefix(_part(worst["seam"])).lstrip(".")
+    return [f"{_part(worst['seam'])} ({len(group)} seams)", *cells[1:3], f"{last}: {cells[3]}", *cells[4:]]
+
+
+def figure(finding: Mapping[str, Any]) -> str:
+    """An error for float gates, a count for exact ones."""
+    if finding["gate_kind"] == "exact":
+        count = finding["mismatches"]
+        return "" if count is None else f"{count} differ" if count else "equal"
+    return _short(finding["figure"])
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.2e}"
+
+
+def performance_table(performance: Mapping[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("timing (median)", "subject", "reference", "ratio", "subject rate", "peak memory s / r"):
+        table.add_column(name, justify="left" if name.startswith("timing") else "right", no_wrap=True)
+    for row in performance["rows"]:
+        rate = row["per_second"]
+        table.add_row(
+            row["what"],
+            f"{row['subject']['median'] * 1e3:.1f} ms",
+            f"{row['reference']['median'] * 1e3:.1f} ms",
+            f"{row['ratio']:.2f}",
+            f"{rate['subject']:.0f} {rate['unit']}",
+            f"{_mib(row['subject']['peak_bytes'])} / {_mib(row['reference']['peak_bytes'])} MiB",
+        )
+    return table
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.1f}"
+
+
+def suite_tables(document: Mapping[str, Any]) -> Iterable[Table]:
+    cases = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("case", "phase", "verdict", "seams", "rows", "worst ratio", "at"):
+        right = name in ("phase", "seams", "rows", "worst ratio")
+        cases.add_column(name, justify="right" if right else "left", no_wrap=name != "at")
+    for case in document["cases"]:
+        first, worst = case["first_divergence"], case["worst"]
+        passed = case["verdict"] == "PARITY"
+        place = "" if worst is None else f"{worst['seam']} ({worst['step']})"
+        if not passed:
+            place = f"{first['seam']} ({first['step']})" if first else case["reason"]
+        cases.add_row(
+            case["name"],
+            str(case["phase"]),
+            coloured(case["verdict"]),
+            f"{case['seams_compared']}/{case['seams_expected']}",
+            str(case["rows_compared"]),
+            "" if worst is None else f"{worst['ratio']:.3g}",
+            place,
+        )
+    phases = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("phase", "title", "verdict", "cases run", "reason"):
+        phases.add_column(name, justify="right" if name in ("phase", "cases run") else "left")
+    for phase in document["phases"]:
+        phases.add_row(
+            str(phase["phase"]),
+            phase["title"],
+            coloured(phase["verdict"]),
+            f"{phase['ran']}/{phase['cases']}",
+            phase["reason"],
+        )
+    return cases, phases
+
+
+def coloured(verdict: str) -> str:
+    style = COLOURS[verdict]
+    return f"[{style}]{verdict}[/{style}]"

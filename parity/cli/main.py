@@ -1,0 +1,196 @@
+"""The ``parity`` command. Each subcommand imports what it needs when it runs, so that comparing needs no torch."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from parity.cli.errors import guarded
+
+FOLDER = click.Path(path_type=Path)
+DTYPE = click.Choice(["float32", "bfloat16", "float16"])
+debug_option = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+every_option = click.option("--every-seam", "every", is_flag=True, help="List every seam, also of parts that passed.")
+threads_option = click.option("--threads", type=click.IntRange(min=1), help="Threads of the numeric library.")
+out_option = click.option("--out", type=FOLDER, help="Folder of the report; default: a new one in parity-reports.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("qwen3vl-parity"), prog_name="parity")
+def main() -> None:
+    """Parity between ports of Qwen3-VL and the Hugging Face reference, seam by seam.
+
+    Exit codes: 0 parity, 1 diverged, 2 usage or unreadable input, 3 incomplete evidence.
+    """
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the prompt; may be repeated.")
+@click.option("--video", "videos", type=FOLDER, multiple=True, help="A video for the prompt; may be repeated.")
+@click.option("--prompt", help="The question.")
+@click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Rows; the others vary row 0.")
+@click.option("--dtype", type=DTYPE, default="float32", show_default=True)
+@click.option("--case", help="A case of the standard suite instead of a prompt of your own.")
+@click.option("--steps", type=click.IntRange(0, 256), default=4, show_default=True, help="Decode steps.")
+@click.option("--chunk", type=click.IntRange(min=1), help="The subject prefills in chunks of so many tokens.")
+@click.option("--padding-side", type=click.Choice(["left", "right"]), default="left", show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the tiny checkpoint.")
+@click.option("--timing/--no-timing", default=True, help="Whether to time both sides.")
+@click.option("--traces", type=FOLDER, help="Keep the traces of all runs in this new folder.")
+@out_option
+@threads_option
+@json_option
+@every_option
+@debug_option
+def run(*, debug: bool, **options: Any) -> None:
+    """Run the port beside the reference and judge every seam.
+
+    MODEL is a checkpoint folder or a hub id. Without arguments: a tiny seeded checkpoint and a real photo.
+    """
+
+    def action() -> int:
+        from parity.cli.run import RunOptions, run
+
+        return run(RunOptions(**options))
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
+@click.option("--case", "cases", multiple=True, help="Only this case; may be repeated. The rest counts as not run.")
+@click.option("--phase", "phases", type=click.IntRange(1, 4), multiple=True, help="Only the cases of this phase.")
+@click.option("--dtype", type=DTYPE, default="float32", show_default=True)
+@out_option
+@threads_option
+@json_option
+@debug_option
+def suite(*, debug: bool, **options: Any) -> None:
+    """Run the standard suite: every case, and a verdict for each phase of the integration."""
+
+    def action() -> int:
+        from parity.cli.suite import SuiteOptions, suite
+
+        return suite(SuiteOptions(**options))
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
+@click.argument("subject", type=FOLDER)
+@click.argument("reference", type=FOLDER)
+@click.option("--floor", "floors", type=FOLDER, multiple=True, help="A further correct run; may be repeated.")
+@click.option("-m", "--multiple", type=click.FloatRange(min=1), help="Gate over floor; default: the project's.")
+@json_option
+@every_option
+@debug_option
+def compare(*, debug: bool, multiple: float | None, **options: Any) -> None:
+    """Compare the trace folder SUBJECT with REFERENCE. Needs no torch."""
+
+    def action() -> int:
+        from parity.cli.compare import CompareOptions, compare_folders
+        from parity.core.gates import DEFAULT_GATE, FloatGate
+
+        gate = DEFAULT_GATE if multiple is None else FloatGate(m=multiple, ulps=DEFAULT_GATE.ulps)
+        return compare_folders(CompareOptions(**options, gate=gate))
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.group()
+def trace() -> None:
+    """Trace folders."""
+
+
+@trace.command("check")
+@click.argument("folders", type=FOLDER, nargs=-1, required=True)
+@debug_option
+def trace_check(*, folders: tuple[Path, ...], debug: bool) -> None:
+    """Say exactly what is wrong with trace folders."""
+
+    def action() -> int:
+        from parity.cli.compare import check_folders
+
+        return check_folders(folders)
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
+@click.argument("report", type=FOLDER)
+@click.option("--out", type=FOLDER, help="Folder for the new files; default: beside report.json.")
+@debug_option
+def report(*, report: Path, out: Path | None, debug: bool) -> None:
+    """Make CSV, Markdown and HTML again from a saved report.json (or the folder it lies in)."""
+
+    def action() -> int:
+        from reports.write import render
+
+        path = report / "report.json" if report.is_dir() else report
+        for made in render(path, out_dir=out).values():
+            click.echo(made)
+        return 0
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
+@json_option
+def seams(*, as_json: bool) -> None:
+    """List the seams: name, axes, gate, and where the reference has them."""
+    from parity.cli.listing import print_seams
+
+    print_seams(as_json=as_json)
+
+
+@main.command()
+@json_option
+@debug_option
+def cases(*, as_json: bool, debug: bool) -> None:
+    """List the cases of the standard suite."""
+
+    def action() -> int:
+        from parity.cli.listing import print_cases
+
+        return print_cases(as_json=as_json)
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.group()
+def checkpoint() -> None:
+    """Seeded checkpoints."""
+
+
+@checkpoint.command("make")
+@click.argument("folder", type=FOLDER)
+@click.option("--shape", default="tiny", show_default=True, help="tiny, tiny-tied, tiny-odd, 2b, 4b, 8b or 32b.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--tied/--untied", default=None, help="Default: as the shape.")
+@click.option("--dtype", type=DTYPE, default="float32", show_default=True)
+@click.option("--max-shard-bytes", type=click.IntRange(min=1), help="Write shards of at most so many bytes.")
+@click.option("--layout", type=click.Choice(["published", "legacy"]), default="published", show_default=True)
+@click.option("--lm-head-entry/--no-lm-head-entry", default=None, help="Whether a tied one has an lm_head.weight.")
+@click.option(
+    "--rope-dialect",
+    type=click.Choice(["rope_scaling", "rope_parameters"]),
+    default="rope_scaling",
+    show_default=True,
+)
+@click.option("--depth", type=click.IntRange(min=1), help="At most so many layers and blocks.")
+@debug_option
+def checkpoint_make(*, folder: Path, debug: bool, **options: Any) -> None:
+    """Make a seeded checkpoint in FOLDER, complete with tokenizer, processor configs and chat template."""
+
+    def action() -> int:
+        from reference.checkpoint import make_checkpoint
+
+        click.echo(make_checkpoint(folder, **options))
+        return 0
+
+    sys.exit(guarded(action, debug=debug))

@@ -1,0 +1,260 @@
+"""Comparing a subject's readings with the reference's: data in, findings out, nothing printed or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from parity.core.errors import TraceError
+from parity.core.floors import Floors
+from parity.core.gates import FloatGate
+from parity.core.metrics import as_rows, kl_divergence, pooled, row_errors
+from parity.core.trace import PADDING, Entry, SeamKey, Trace
+
+Status = Literal["ok", "diverged", "missing", "unexpected", "shape_mismatch", "nonfinite", "not_compared"]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a difference in logits means: KL in nats, and whether the most likely token is the same."""
+
+    kl_max: float
+    kl_row: str
+    top1_agree: int
+    top1_total: int
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One reading's comparison. Figures are None where nothing could be measured.
+
+    ``figure`` is the relative error of the worst row (float gates) or the number of differing numbers (exact
+    gates); ``gate`` and ``floor`` are those of the same row, ``ratio`` is figure over gate.
+    """
+
+    entry: Entry
+    status: Status
+    note: str = ""
+    subject_shape: tuple[int, ...] | None = None
+    rows: int = 0
+    rows_failed: int = 0
+    worst_row: str | None = None
+    worst_kind: str | None = None
+    figure: float | None = None
+    gate: float | None = None
+    floor: float | None = None
+    ratio: float | None = None
+    max_abs: float | None = None
+    rmse: float | None = None
+    cosine: float | None = None
+    mismatches: int | None = None
+    by_kind: Mapping[str, float] = field(default_factory=dict)
+    logits: Logits | None = None
+    row_figures: np.ndarray | None = None  # (rows,) relative errors, kept where asked for
+
+    @property
+    def compared(self) -> bool:
+        return self.status in ("ok", "diverged", "nonfinite", "shape_mismatch")
+
+    @property
+    def passed(self) -> bool:
+        return self.status == "ok"
+
+
+class Comparison:
+    """Judges a subject's readings, one at a time, against a yardstick trace with measured floors.
+
+    Feed it with ``judge`` while the subject runs, or use ``compare`` for a whole trace; ``findings`` then lists
+    every expected reading in the yardstick's order, and what the subject gave beyond it.
+    """
+
+    def __init__(
+        self,
+        yardstick: Trace,
+        floors: Floors,
+        gate: FloatGate,
+        *,
+        keep_rows: Callable[[Entry], bool] = lambda _entry: False,
+    ) -> None:
+        self.yardstick = yardstick
+        self.floors = floors
+        self.gate = gate
+        self.keep_rows = keep_rows
+        self._found: dict[SeamKey, Finding] = {}
+
+    def judge(self, key: SeamKey, array: np.ndarray) -> Finding:
+        """The finding for one reading of the subject."""
+        if key in self._found:
+            raise TraceError(f"the subject gives {key} twice")
+        entry = self.yardstick.entries().get(key)
+        if entry is None:
+            finding = _unexpected(key, array)
+        else:
+            finding = self._judge(entry, array)
+        self._found[key] = finding
+        return finding
+
+    def findings(self, *, why_missing: str = "the subject did not give this seam") -> list[Finding]:
+        """All findings, in the yardstick's order; a reading that never came is ``missing``."""
+        ordered = [
+            self._found.get(entry.key) or Finding(entry=entry, status="missing", note=why_missing)
+            for entry in self.yardstick
+        ]
+        expected = self.yardstick.entries()
+        return ordered + [finding for key, finding in self._found.items() if key not in expected]
+
+    def _judge(self, entry: Entry, array: np.ndarray) -> Finding:
+        if tuple(array.shape) != entry.shape:
+            return Finding(
+                entry=entry,
+                status="shape_mismatch",
+                subject_shape=tuple(array.shape),
+                note=f"subject {list(array.shape)}, reference {list(entry.shape)}",
+            )
+        if (array.dtype.kind in "biu") != _discrete(entry):
+            return Finding(
+                entry=entry,
+                status="shape_mismatch",
+                subject_shape=tuple(array.shape),
+                note=f"dtype of the subject {array.dtype}, of the reference {entry.dtype}",
+            )
+        reference = self.yardstick.read(entry.key)
+        kinds = self._kinds(entry)
+        compared = kinds != PADDING
+        if not compared.any():
+            return Finding(entry=entry, status="not_compared", note="every row is padding")
+        left, right = as_rows(array, entry.token_axes), as_rows(reference, entry.token_axes)
+        if entry.gate == "exact":
+            return self._exact(entry, left, right, kinds, compared)
+        return self._float(entry, left, right, kinds, compared)
+
+    def _kinds(self, entry: Entry) -> np.ndarray:
+        rows = int(np.prod(entry.token_shape, dtype=np.int64))
+        if entry.rows is None:
+            return np.zeros(rows, dtype=np.uint8)
+        kinds = self.yardstick.labels(entry.rows)
+        if kinds.shape != entry.token_shape:
+            raise TraceError(f"{entry.key} has rows {entry.token_shape}, its labels {entry.rows} are {kinds.shape}")
+        return kinds.reshape(-1)
+
+    def _exact(
+        self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
+    ) -> Finding:
+        differing = (left != right).sum(axis=1)
+        differing[~compared] = 0
+        worst = int(differing.argmax())
+        total = int(differing.sum())
+        return Finding(
+            entry=entry,
+            status="ok" if total == 0 else "diverged",
+            subject_shape=entry.shape,
+            rows=int(compared.sum()),
+            rows_failed=int((differing > 0).sum()),
+            worst_row=self._row_name(entry, worst, kinds) if total else None,
+            worst_kind=self._kind_name(kinds[worst]) if total else None,
+            figure=float(total),
+            gate=0.0,
+            max_abs=float(np.abs(left - right)[compared].max()),
+            mismatches=total,
+        )
+
+    def _float(
+        self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
+    ) -> Finding:
+        for side, values in (("subject", left), ("reference", right)):
+            bad = ~np.isfinite(values).all(axis=1) & compared
+            if bad.any():
+                row = int(bad.argmax())
+                return Finding(
+                    entry=entry,
+                    status="nonfinite",
+                    subject_shape=entry.shape,
+                    rows=int(compared.sum()),
+                    rows_failed=int(bad.sum()),
+                    worst_row=self._row_name(entry, row, kinds),
+                    worst_kind=self._kind_name(kinds[row]),
+                    note=f"NaN or Inf in the {side}, {int(bad.sum())} rows",
+                )
+        figures = np.where(compared, row_errors(left, right), 0.0)
+        floors = self.floors.rows(entry, compared)
+        gates = self.gate.rows(floors, entry.dtype)
+        ratios = figures / gates
+        worst = int(ratios.argmax())
+        # A row of the reference that is all zero has no relative error; any distance from it is a failure.
+        from_zero = bool(np.isinf(figures[worst]))
+        summary = pooled(left[compared], right[compared])
+        return Finding(
+            entry=entry,
+            status="ok" if ratios[worst] <= 1 else "diverged",
+            note="the reference's row is all zero, the subject's is not" if from_zero else "",
+            subject_shape=entry.shape,
+            rows=int(compared.sum()),
+            rows_failed=int((ratios > 1).sum()),
+            worst_row=self._row_name(entry, worst, kinds),
+            worst_kind=self._kind_name(kinds[worst]),
+            figure=None if from_zero else float(figures[worst]),
+            gate=float(gates[worst]),
+            floor=float(floors[worst]),
+            ratio=None if from_zero else float(ratios[worst]),
+            max_abs=summary.max_abs,
+            rmse=summary.rmse,
+            cosine=summary.cosine,
+            by_kind=self._by_kind(ratios, kinds),
+            logits=self._logits(entry, left, right, kinds, compared) if entry.group == "output" else None,
+            row_figures=figures if self.keep_rows(entry) else None,
+        )
+
+    def _logits(
+        self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
+    ) -> Logits:
+        divergence = np.where(compared, 0.0, -1.0)
+        divergence[compared] = kl_divergence(left[compared], right[compared])
+        worst = int(divergence.argmax())
+        agree = left[compared].argmax(axis=1) == right[compared].argmax(axis=1)
+        return Logits(
+            kl_max=float(divergence[worst]),
+            kl_row=f"{entry.step}, {self._row_name(entry, worst, kinds)}",
+            top1_agree=int(agree.sum()),
+            top1_total=int(agree.size),
+        )
+
+    def _by_kind(self, ratios: np.ndarray, kinds: np.ndarray) -> dict[str, float]:
+        worst = {self._kind_name(kind): float(ratios[kinds == kind].max()) for kind in np.unique(kinds)}
+        return {name: value for name, value in worst.items() if name != "padding" and np.isfinite(value)}
+
+    def _kind_name(self, kind: int) -> str:
+        return "padding" if kind == PADDING else self.yardstick.description.kinds.get(int(kind), f"kind {kind}")
+
+    def _row_name(self, entry: Entry, row: int, kinds: np.ndarray) -> str:
+        if not entry.token_axes:
+            return "whole tensor"
+        place = np.unravel_index(row, entry.token_shape)
+        names = entry.axis_names or tuple(f"axis {axis}" for axis in entry.token_axes)
+        text = ", ".join(f"{name} {int(index)}" for name, index in zip(names, place, strict=True))
+        return f"{text} ({self._kind_name(kinds[row])})" if entry.rows is not None else text
+
+
+def compare(subject: Trace, comparison: Comparison) -> list[Finding]:
+    """Judge a whole trace, one reading in memory at a time."""
+    for entry in subject:
+        comparison.judge(entry.key, subject.read(entry.key))
+    return comparison.findings()
+
+
+def _discrete(entry: Entry) -> bool:
+    return entry.dtype == "bool" or entry.dtype.startswith(("int", "uint"))
+
+
+def _unexpected(key: SeamKey, array: np.ndarray) -> Finding:
+    entry = Entry(
+        key=key, step="unknown", group="output", gate="float", shape=tuple(array.shape), dtype=str(array.dtype)
+    )
+    return Finding(
+        entry=entry,
+        status="unexpected",
+        subject_shape=tuple(array.shape),
+        note="the reference has no such reading: a name, a call count or a step too many",
+    )

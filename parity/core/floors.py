@@ -1,0 +1,52 @@
+"""Floors: how far apart correct computations of one reading are, row by row. Measured, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from parity.core.errors import TraceError
+from parity.core.metrics import as_rows, row_errors
+from parity.core.trace import Entry, SeamKey, Trace
+
+
+class Floors:
+    """The spread of correct runs around one yardstick trace.
+
+    ``observe`` takes the readings of a further correct run, one at a time; a row's spread is the largest
+    relative distance that any run showed there.
+    """
+
+    def __init__(self, yardstick: Trace) -> None:
+        self.yardstick = yardstick
+        self.runs: list[str] = []
+        self._spread: dict[SeamKey, np.ndarray] = {}
+
+    def observe(self, entry: Entry, array: np.ndarray) -> None:
+        """One reading of a correct run. Raises TraceError where it has another shape than the yardstick."""
+        reference = self.yardstick.read(entry.key)
+        if reference.shape != array.shape:
+            raise TraceError(
+                f"a correct run gives {entry.key} the shape {list(array.shape)}, "
+                f"the yardstick {list(reference.shape)}; "
+                "floors can only be measured between runs of one case"
+            )
+        errors = row_errors(as_rows(array, entry.token_axes), as_rows(reference, entry.token_axes))
+        known = self._spread.get(entry.key)
+        self._spread[entry.key] = errors if known is None else np.maximum(known, errors)
+
+    def rows(self, entry: Entry, compared: np.ndarray) -> np.ndarray:
+        """The floor of every row (rows,). ``compared`` (rows,) bool leaves padding out of the median.
+
+        A few runs may agree by luck on a row, so no row's floor is below the median of its reading.
+        Raises TraceError when no correct run had this reading.
+        """
+        if entry.key not in self._spread:
+            raise TraceError(f"no correct run has measured a floor for {entry.key}; there is nothing to judge it by")
+        spread = self._spread[entry.key]
+        typical = float(np.median(spread[compared])) if compared.any() else 0.0
+        return np.maximum(spread, typical)
+
+    def keys(self) -> Iterable[SeamKey]:
+        return self._spread.keys()

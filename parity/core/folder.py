@@ -1,0 +1,268 @@
+"""Trace folders: ``manifest.json`` and safetensors files, written as the run goes and read one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jsonschema
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from parity.core.errors import TraceError
+from parity.core.trace import (
+    DTYPES,
+    SCHEMA_VERSION,
+    Description,
+    Entry,
+    SeamKey,
+    Trace,
+    check_reading,
+)
+
+MANIFEST = "manifest.json"
+_SHARD_BYTES = 64 * 2**20
+_TENSOR = "{name}#{call}"
+
+
+class TraceWriter:
+    """Writes a trace as it is produced; memory stays at one shard. The folder appears whole or not at all.
+
+    Use as a context manager: the folder is written under a temporary name and moved when the block ends well.
+    """
+
+    def __init__(self, folder: Path, description: Description) -> None:
+        self.folder = Path(folder)
+        self.description = description
+        self._seams: list[dict[str, Any]] = []
+        self._labels: list[dict[str, Any]] = []
+        self._pending: dict[str, np.ndarray] = {}
+        self._bytes = 0
+        self._shard = 0
+
+    def __enter__(self) -> TraceWriter:
+        if self.folder.exists():
+            raise TraceError(f"{self.folder} exists already; name a new folder or remove it first")
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent))
+        except OSError as error:
+            raise TraceError(f"{self.folder} cannot be written: {error}; name another folder") from None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                self._write_manifest()
+                os.replace(self._temporary, self.folder)
+        finally:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def add(self, entry: Entry, array: np.ndarray) -> None:
+        check_reading(entry, array)
+        self._seams.append({**entry_to_json(entry), **self._store(entry.key, array)})
+
+    def add_labels(self, key: SeamKey, kinds: np.ndarray) -> None:
+        self._labels.append({"name": key.name, "call": key.call, **self._store(key, kinds)})
+
+    def _store(self, key: SeamKey, array: np.ndarray) -> dict[str, str]:
+        tensor = _TENSOR.format(name=key.name, call=key.call)
+        if tensor in self._pending or any(seam["tensor"] == tensor for seam in (*self._seams, *self._labels)):
+            raise TraceError(f"the reading {key} is there twice")
+        self._pending[tensor] = np.ascontiguousarray(array)
+        place = {"file": self._file(), "tensor": tensor}
+        self._bytes += array.nbytes
+        if self._bytes >= _SHARD_BYTES:
+            self._flush()
+        return place
+
+    def _file(self) -> str:
+        return f"seams-{self._shard:05d}.safetensors"
+
+    def _flush(self) -> None:
+        if self._pending:
+            save_file(self._pending, self._temporary / self._file())
+            self._pending, self._bytes = {}, 0
+            self._shard += 1
+
+    def _write_manifest(self) -> None:
+        description = self.description
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "producer": {"name": description.producer, "detail": description.detail},
+            "model": {"checkpoint_sha256": description.checkpoint},
+            "dtype": description.dtype,
+            "case": description.case,
+            "kinds": {str(code): name for code, name in description.kinds.items()},
+            "labels": self._labels,
+            "seams": self._seams,
+        }
+        (self._temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+class FolderTrace(Trace):
+    """A trace folder, checked against the contract when it is opened; tensors are read when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        manifest = _read_manifest(self.folder)
+        problems = _schema_problems(manifest)
+        if problems:
+            raise TraceError(f"{self.folder / MANIFEST}: {problems[0]}" + _more(problems))
+        self.description = Description(
+            producer=manifest["producer"]["name"],
+            detail=manifest["producer"]["detail"],
+            dtype=manifest["dtype"],
+            case=manifest["case"],
+            checkpoint=manifest["model"]["checkpoint_sha256"],
+            kinds={int(code): name for code, name in manifest["kinds"].items()},
+        )
+        self._entries: dict[SeamKey, Entry] = {}
+        self._place: dict[SeamKey, tuple[str, str]] = {}
+        for seam in manifest["seams"]:
+            entry = entry_from_json(seam)
+            if entry.key in self._entries:
+                raise TraceError(f"{self.folder / MANIFEST}: the reading {entry.key} is listed twice")
+            self._entries[entry.key] = entry
+            self._place[entry.key] = (seam["file"], seam["tensor"])
+        for label in manifest["labels"]:
+            self._place[SeamKey(label["name"], label["call"])] = (label["file"], label["tensor"])
+
+    def entries(self) -> Mapping[SeamKey, Entry]:
+        return self._entries
+
+    def read(self, key: SeamKey) -> np.ndarray:
+        array = self._tensor(key)
+        check_reading(self._entries[key], array)
+        return array
+
+    def labels(self, key: SeamKey) -> np.ndarray:
+        array = self._tensor(key)
+        if array.dtype != np.uint8:
+            raise TraceError(f"{self.folder}: row labels {key} are {array.dtype}, must be uint8")
+        return array
+
+    def _tensor(self, key: SeamKey) -> np.ndarray:
+        if key not in self._place:
+            raise TraceError(f"{self.folder} has no reading {key}")
+        name, tensor = self._place[key]
+        path = self.folder / name
+        try:
+            with safe_open(path, framework="np") as handle:
+                return handle.get_tensor(tensor)
+        except (OSError, SafetensorError) as error:
+            raise TraceError(f"{path} does not give {tensor!r} for {key}: {error}") from None
+
+
+def check_folder(folder: Path) -> list[str]:
+    """Everything that is wrong with a trace folder, one sentence each; an empty list when it is sound."""
+    try:
+        manifest = _read_manifest(Path(folder))
+    except TraceError as error:
+        return [str(error)]
+    problems = _schema_problems(manifest)
+    if problems:
+        return problems
+    try:
+        trace = FolderTrace(folder)
+    except TraceError as error:
+        return [str(error)]
+    listed: dict[str, set[str]] = {}
+    for place in (*manifest["seams"], *manifest["labels"]):
+        listed.setdefault(place["file"], set()).add(place["tensor"])
+    for entry in trace:
+        problems.extend(_entry_problems(trace, entry))
+    for name, tensors in sorted(listed.items()):
+        try:
+            with safe_open(trace.folder / name, framework="np") as handle:
+                extra = set(handle.keys()) - tensors
+        except (OSError, SafetensorError):
+            continue  # said already, for the readings in it
+        if extra:
+            problems.append(f"{name} holds {len(extra)} tensors that no seam lists: {', '.join(sorted(extra)[:10])}")
+    return problems
+
+
+def _entry_problems(trace: FolderTrace, entry: Entry) -> list[str]:
+    try:
+        array = trace.read(entry.key)
+        kinds = None if entry.rows is None else trace.labels(entry.rows)
+    except TraceError as error:
+        return [str(error)]
+    problems = []
+    if kinds is not None and kinds.shape != entry.token_shape:
+        problems.append(
+            f"{entry.key} has rows {list(entry.token_shape)}, its labels {entry.rows} are {list(kinds.shape)}"
+        )
+    if array.dtype.kind not in "biu" and not bool(np.isfinite(array.astype(np.float64)).all()):
+        problems.append(f"{entry.key} holds NaN or Inf")
+    return problems
+
+
+def entry_to_json(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.key.name,
+        "call": entry.key.call,
+        "step": entry.step,
+        "group": entry.group,
+        "gate": entry.gate,
+        "shape": list(entry.shape),
+        "dtype": entry.dtype,
+        "token_axes": list(entry.token_axes),
+        "axis_names": list(entry.axis_names),
+        "rows": None if entry.rows is None else {"name": entry.rows.name, "call": entry.rows.call},
+    }
+
+
+def entry_from_json(seam: Mapping[str, Any]) -> Entry:
+    rows = seam["rows"]
+    return Entry(
+        key=SeamKey(seam["name"], seam["call"]),
+        step=seam["step"],
+        group=seam["group"],
+        gate=seam["gate"],
+        shape=tuple(seam["shape"]),
+        dtype=seam["dtype"],
+        token_axes=tuple(seam["token_axes"]),
+        axis_names=tuple(seam["axis_names"]),
+        rows=None if rows is None else SeamKey(rows["name"], rows["call"]),
+    )
+
+
+@cache
+def manifest_schema() -> dict[str, Any]:
+    """The JSON Schema of ``manifest.json`` that ships with the package."""
+    text = resources.files("parity.core").joinpath("trace.schema.json").read_text(encoding="utf-8")
+    schema = json.loads(text)
+    schema["$defs"]["dtype"]["enum"] = list(DTYPES)
+    return schema
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TraceError(f"{path} does not exist; a trace is a folder with a {MANIFEST}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TraceError(f"{path} cannot be read: {error}") from None
+
+
+def _schema_problems(manifest: Any) -> list[str]:
+    validator = jsonschema.Draft202012Validator(manifest_schema())
+    found = sorted(validator.iter_errors(manifest), key=lambda error: error.json_path)
+    return [f"{error.json_path}: {error.message}" for error in found]
+
+
+def _more(problems: list[str]) -> str:
+    return f" (and {len(problems) - 1} more; `parity trace check` lists them)" if len(problems) > 1 else ""

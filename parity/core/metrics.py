@@ -1,0 +1,57 @@
+"""Figures of one reading: how far every row of the subject lies from the reference's, and pooled figures.
+
+All arithmetic is float64. Pooled figures are for reading, never for judging: a pooled cosine of 0.99998 can hide
+a row that is 140 % wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def as_rows(array: np.ndarray, token_axes: Sequence[int]) -> np.ndarray:
+    """(rows, numbers in a row) float64 view or copy: token axes first, in order, everything else flattened."""
+    moved = np.moveaxis(array, list(token_axes), range(len(token_axes)))
+    rows = int(np.prod(moved.shape[: len(token_axes)], dtype=np.int64))
+    return moved.reshape(rows, -1).astype(np.float64)
+
+
+def row_errors(subject: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Relative error ``|s - r| / |r|`` of every row of two (rows, C) arrays; 0 / 0 is 0, x / 0 is inf."""
+    distance = np.linalg.norm(subject - reference, axis=1)
+    scale = np.linalg.norm(reference, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(distance == 0, 0.0, distance / scale)
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Figures over all compared numbers of a reading."""
+
+    max_abs: float
+    rmse: float
+    cosine: float | None  # None where a side is all zero
+
+
+def pooled(subject: np.ndarray, reference: np.ndarray) -> Pooled:
+    difference = subject - reference
+    norms = np.linalg.norm(subject) * np.linalg.norm(reference)
+    return Pooled(
+        max_abs=float(np.abs(difference).max(initial=0.0)),
+        rmse=float(np.sqrt(np.mean(difference**2))) if difference.size else 0.0,
+        cosine=float(np.vdot(subject, reference) / norms) if norms > 0 else None,
+    )
+
+
+def kl_divergence(subject: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """KL(reference || subject) in nats of every row of two (rows, V) logits."""
+    p, q = _log_softmax(reference), _log_softmax(subject)
+    return np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

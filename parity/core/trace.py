@@ -1,0 +1,152 @@
+"""Traces: the seams of a run, in order, with what is needed to compare them.
+
+A reading is one seam at one call: ``call`` counts how often that seam has been produced in the run (0 for the
+prefill, 1 for the first decode step; for the vision tower 0 for pictures, then the videos).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from parity.core.errors import TraceError
+
+SCHEMA_VERSION = "1.0"
+# Rows of this kind hold whatever an engine leaves at padding; they are never compared.
+PADDING = 255
+GateKind = Literal["float", "exact"]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    **{
+        name: np.dtype(name)
+        for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+    },
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class SeamKey(NamedTuple):
+    """Which reading: the seam's name and its call index."""
+
+    name: str
+    call: int
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.call}]"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a reading is, apart from its numbers.
+
+    ``token_axes`` are the axes that count rows (tokens, patches); everything else is one row's vector. ``rows``
+    names the reading, of the same trace, that gives the kind of every row. Without token axes the whole tensor
+    is one row.
+    """
+
+    key: SeamKey
+    step: str
+    group: str
+    gate: GateKind
+    shape: tuple[int, ...]
+    dtype: str
+    token_axes: tuple[int, ...] = ()
+    axis_names: tuple[str, ...] = ()
+    rows: SeamKey | None = None
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        return tuple(self.shape[axis] for axis in self.token_axes)
+
+
+@dataclass(frozen=True)
+class Description:
+    """Who made a trace, of what. ``kinds`` names the codes in the row labels."""
+
+    producer: str
+    detail: str
+    dtype: str
+    case: str
+    checkpoint: str | None = None
+    kinds: Mapping[int, str] = field(default_factory=dict)
+
+
+class Trace(ABC):
+    """An ordered collection of readings; ``read`` brings one tensor at a time into memory."""
+
+    description: Description
+
+    @abstractmethod
+    def entries(self) -> Mapping[SeamKey, Entry]:
+        """Every reading that is compared, in the order in which the run produced it."""
+
+    @abstractmethod
+    def read(self, key: SeamKey) -> np.ndarray:
+        """The numbers of a reading. Raises TraceError when there is none of that name and call."""
+
+    @abstractmethod
+    def labels(self, key: SeamKey) -> np.ndarray:
+        """uint8 kinds of the rows; PADDING marks rows that are not compared."""
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries().values())
+
+    def __len__(self) -> int:
+        return len(self.entries())
+
+
+class MemoryTrace(Trace):
+    """A trace that is kept in memory."""
+
+    def __init__(self, description: Description) -> None:
+        self.description = description
+        self._entries: dict[SeamKey, Entry] = {}
+        self._arrays: dict[SeamKey, np.ndarray] = {}
+        self._labels: dict[SeamKey, np.ndarray] = {}
+
+    def entries(self) -> Mapping[SeamKey, Entry]:
+        return self._entries
+
+    def read(self, key: SeamKey) -> np.ndarray:
+        if key not in self._arrays:
+            raise TraceError(f"the trace of {self.description.producer} has no reading {key}")
+        return self._arrays[key]
+
+    def labels(self, key: SeamKey) -> np.ndarray:
+        if key not in self._labels:
+            raise TraceError(f"the trace of {self.description.producer} has no row labels {key}")
+        return self._labels[key]
+
+    def add(self, entry: Entry, array: np.ndarray) -> None:
+        check_reading(entry, array)
+        if entry.key in self._entries:
+            raise TraceError(f"the reading {entry.key} is there twice")
+        self._entries[entry.key] = entry
+        self._arrays[entry.key] = array
+
+    def add_labels(self, key: SeamKey, kinds: np.ndarray) -> None:
+        self._labels[key] = kinds
+
+
+def check_reading(entry: Entry, array: np.ndarray) -> None:
+    """Raise TraceError unless ``array`` has the shape and dtype that ``entry`` says."""
+    if entry.shape != array.shape or DTYPES.get(entry.dtype) != array.dtype:
+        raise TraceError(
+            f"{entry.key} is declared {entry.dtype} {list(entry.shape)}, "
+            f"its tensor is {array.dtype} {list(array.shape)}"
+        )
+    if any(axis >= array.ndim for axis in entry.token_axes):
+        raise TraceError(f"{entry.key} has token axes {list(entry.token_axes)}, but only {array.ndim} axes")
+
+
+def dtype_name(array: np.ndarray) -> str:
+    """The contract's name of an array's dtype. Raises TraceError for a dtype that it does not know."""
+    for name, dtype in DTYPES.items():
+        if dtype == array.dtype:
+            return name
+    raise TraceError(f"dtype {array.dtype} has no place in a trace; use one of {', '.join(DTYPES)}")

@@ -1,0 +1,93 @@
+"""Verdicts: what all findings add up to. Fail closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from parity.core.compare import Finding
+
+
+class Verdict(Enum):
+    """The four verdicts with their exit codes."""
+
+    PARITY = 0
+    DIVERGED = 1
+    INVALID = 2
+    INCOMPLETE = 3
+
+    @property
+    def exit_code(self) -> int:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict with its reason and the counts that it rests on."""
+
+    verdict: Verdict
+    reason: str
+    first_divergence: int | None
+    seams_expected: int
+    seams_compared: int
+    rows_compared: int
+
+    @property
+    def not_compared(self) -> int:
+        return self.seams_expected - self.seams_compared
+
+
+FAILED = ("diverged", "nonfinite", "shape_mismatch", "unexpected")
+
+
+def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> Judgement:
+    """Add findings up.
+
+    NaN in the reference or nothing to compare is INVALID; a failed finding, or a subject that raised
+    (``subject_error``), is DIVERGED; an expected reading that was not compared is INCOMPLETE; else PARITY.
+    """
+    expected = [finding for finding in findings if finding.status != "unexpected"]
+    compared = [finding for finding in expected if finding.compared]
+    rows = sum(finding.rows for finding in compared)
+    first = next((index for index, finding in enumerate(findings) if finding.status in FAILED), None)
+    left_out = [finding for finding in expected if not finding.compared]
+
+    def judgement(verdict: Verdict, reason: str, at: int | None = None) -> Judgement:
+        return Judgement(verdict, reason, at, len(expected), len(compared), rows)
+
+    broken = next((f for f in findings if f.status == "nonfinite" and "in the reference" in f.note), None)
+    if broken is not None:
+        return judgement(Verdict.INVALID, f"the reference itself holds NaN or Inf at {broken.entry.key}")
+    if not expected:
+        return judgement(Verdict.INVALID, "there is nothing to compare: the reference trace is empty")
+    if first is not None:
+        return judgement(Verdict.DIVERGED, _where(findings[first]), first)
+    if subject_error is not None:
+        missing = next((i for i, finding in enumerate(findings) if finding.status == "missing"), None)
+        return judgement(Verdict.DIVERGED, f"the subject failed: {subject_error}", missing)
+    if not compared or rows == 0:
+        return judgement(Verdict.INCOMPLETE, "no reading was compared")
+    if left_out:
+        names = ", ".join(str(finding.entry.key) for finding in left_out[:5])
+        more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
+        return judgement(Verdict.INCOMPLETE, f"{len(left_out)} of {len(expected)} readings not compared: {names}{more}")
+    return judgement(Verdict.PARITY, f"all {len(compared)} readings ({rows} rows) lie within their gates")
+
+
+def combine(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict of a set: the worst of its members; an empty set is INCOMPLETE."""
+    for verdict in (Verdict.INVALID, Verdict.DIVERGED, Verdict.INCOMPLETE):
+        if verdict in verdicts:
+            return verdict
+    return Verdict.PARITY if verdicts else Verdict.INCOMPLETE
+
+
+def _where(finding: Finding) -> str:
+    name, step = finding.entry.key.name, finding.entry.step
+    place = f"first divergence at {name} ({step})"
+    if finding.status == "diverged" and finding.mismatches is not None:
+        return f"{place}: {finding.mismatches} numbers differ, {finding.worst_row}"
+    if finding.status == "diverged" and finding.ratio is not None:
+        return f"{place}: {finding.worst_row} is {finding.ratio:.3g} times over its gate"
+    return f"{place}: {finding.note or finding.status}"

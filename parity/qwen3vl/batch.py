@@ -1,0 +1,16 @@
+"""A batch from one prompt: further rows differ in length, pictures and grids, so that no two rows coincide."""
+
+from __future__ import annotations
+
+from parity.qwen3vl.cases import Row
+from parity.qwen3vl.media import Cropped, Source, is_picture
+
+
+def batch_rows(row: Row, batch: int) -> tuple[Row, ...]:
+    """Row 0 as it is; then in turn: the text alone, the media in reverse order and cropped, the first medium only."""
+    media = tuple(part for part in row if not isinstance(part, str))
+    texts = tuple(part for part in row if isinstance(part, str))
+    text = texts or ("Describe this.",)
+    cropped: tuple[Source, ...] = tuple(Cropped(part) if is_picture(part) else part for part in reversed(media))
+    variants: tuple[Row, ...] = (row, text, (*cropped, *text, "Be brief."), (*text, *media[:1]))
+    return tuple(variants[index % len(variants)] for index in range(batch))

@@ -1,0 +1,57 @@
+"""Running a subject through a case: every seam judged as it is produced, then a verdict. Data in, data out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parity.core.compare import Comparison, Finding
+from parity.core.gates import DEFAULT_GATE, FloatGate
+from parity.core.trace import Entry
+from parity.core.verdict import Judgement, judge
+from parity.qwen3vl.engines import Engine
+from parity.qwen3vl.inputs import CaseInputs
+from parity.qwen3vl.recorder import Recorder, both
+from parity.qwen3vl.store import NOT_KEPT, TraceStore
+from parity.qwen3vl.yardstick import Progress, Yardstick
+from port import PortError
+
+
+@dataclass
+class RunResult:
+    """``error`` is what the subject raised, where it did."""
+
+    findings: list[Finding]
+    judgement: Judgement
+    gate: FloatGate
+    error: str | None = None
+
+
+def run_subject(
+    inputs: CaseInputs,
+    subject: Engine,
+    yardstick: Yardstick,
+    *,
+    progress: Progress,
+    store: TraceStore = NOT_KEPT,
+) -> RunResult:
+    """Run the subject on the yardstick's tokens and judge each reading.
+
+    A subject that refuses the input (PortError) or breaks (RuntimeError and the like) has failed the case: its
+    error becomes part of the verdict. Anything else is a defect of the harness and is raised.
+    """
+    progress(f"subject ({subject.name})")
+    comparison = Comparison(yardstick.trace, yardstick.floors, DEFAULT_GATE, keep_rows=_shown_on_pictures)
+    error = None
+    try:
+        with store.recording("subject", subject, inputs) as keep:
+            sink = Recorder(inputs.expected, both(comparison.judge, keep), chunks=inputs.chunks)
+            subject.trace(inputs.tensors, yardstick.tokens, steps=inputs.decode_steps, sink=sink)
+    except (PortError, RuntimeError, IndexError, NotImplementedError, AssertionError) as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    why = "the subject did not give this seam" if error is None else f"the subject failed before: {error}"
+    findings = comparison.findings(why_missing=why)
+    return RunResult(findings, judge(findings, subject_error=error), DEFAULT_GATE, error)
+
+
+def _shown_on_pictures(entry: Entry) -> bool:
+    return entry.group == "vision" and entry.gate == "float"

@@ -1,0 +1,176 @@
+"""What a reader wants out of a document first: sentences, orders and small tables. No verdict is computed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from reports import formatting as fmt
+
+Finding = Mapping[str, Any]
+KINDS = ("text", "image", "video", "boundary")
+GROUPS = {
+    "inputs": "inputs",
+    "vision": "vision",
+    "text": "text layers",
+    "output": "output",
+    "cache": "KV cache",
+    "weights": "weights",
+}
+
+
+@dataclass(frozen=True)
+class Band:
+    """Findings that follow each other in one region of the model: [start, stop)."""
+
+    label: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class KindRow:
+    """The worst ratio of one kind of token, over everything and in each group."""
+
+    kind: str
+    worst: float | None
+    seam: str
+    over: int
+    seams: int
+    groups: tuple[float | None, ...]
+
+
+def first_divergence(document: Mapping[str, Any]) -> Finding | None:
+    """The finding at which the two computations first part, as the verdict names it."""
+    index = document["verdict"]["first_divergence"]
+    return None if index is None else document["findings"][index]
+
+
+def first_sentence(document: Mapping[str, Any]) -> str:
+    """What is known about the first divergence, or about the seam nearest to its gate."""
+    findings = document["findings"]
+    first = first_divergence(document)
+    if first is None:
+        if not findings:
+            return "Nothing was compared."
+        nearest = worst_first([finding for finding in findings if finding["ratio"] is not None])
+        if not nearest:
+            return "No divergence is named; no seam has a ratio to its gate."
+        at = nearest[0]
+        lead = "" if document["verdict"]["value"] == "PARITY" else "No divergence is named. "
+        return (
+            f"{lead}Nearest to its gate is {at['seam']} ({at['step']}): figure "
+            f"{fmt.number(at['figure'])}, gate {fmt.number(at['gate'])}, {fmt.ratio(at['ratio'])} the gate."
+        )
+    parts = [f"{what_happened(first)}."]
+    if first["worst_row"]:
+        parts.append(f"Worst row: {first['worst_row']}.")
+    kinds = {kind: value for kind, value in first["by_kind"].items() if value is not None}
+    over = [f"{kind} {fmt.ratio(value)}" for kind, value in kinds.items() if value > 1]
+    within = [f"{kind} {fmt.ratio(value)}" for kind, value in kinds.items() if value <= 1]
+    if over:
+        parts.append(f"Over the gate: {', '.join(over)}" + (f"; within: {', '.join(within)}." if within else "."))
+    before = [finding["status"] for finding in findings[: first["index"]]]
+    if before:
+        sound = before.count("ok")
+        all_of = ("All" if sound > 1 else "The") if sound == len(before) else f"{sound:,} of"
+        parts.append(f"{all_of} {fmt.plural(len(before), 'earlier finding')} {'is' if len(before) == 1 else 'are'} ok.")
+    if first["note"]:
+        parts.append(first["note"].strip())
+    return " ".join(parts)
+
+
+def what_happened(finding: Finding) -> str:
+    """One finding in words, without its seam."""
+    status, rows = finding["status"], finding["rows"]
+    failed = ""
+    if finding["rows_failed"] and rows:
+        failed = f"; {finding['rows_failed']:,} of {fmt.plural(rows, 'row')} fail"
+    if status == "missing":
+        return "The subject has no such seam"
+    if status == "unexpected":
+        return "The subject has a seam that the reference lacks"
+    if status == "shape_mismatch":
+        return f"The shape is {fmt.shape(finding['subject_shape'])}, the reference's is {fmt.shape(finding['shape'])}"
+    if status == "nonfinite":
+        return f"NaN or infinity in the values{failed}"
+    if status == "not_compared":
+        return "The seam was not compared"
+    if finding["mismatches"] is not None and finding["gate_kind"] == "exact":
+        return f"{fmt.plural(finding['mismatches'], 'value')} differ where equality is required{failed}"
+    return (
+        f"Figure {fmt.number(finding['figure'])} against a gate of {fmt.number(finding['gate'])}, "
+        f"{fmt.ratio(finding['ratio'])} the gate{failed}"
+    )
+
+
+def worst_first(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings by falling ratio; those without one come last, in their own order."""
+    return sorted(findings, key=lambda finding: (finding["ratio"] is None, -(finding["ratio"] or 0.0)))
+
+
+def failing(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings whose status is anything but ok."""
+    return [finding for finding in findings if finding["status"] != "ok"]
+
+
+def status_counts(findings: Sequence[Finding]) -> dict[str, int]:
+    """How many findings have each status, ok first."""
+    counts = Counter(finding["status"] for finding in findings)
+    return {status: counts[status] for status in fmt.GLYPHS if status in counts}
+
+
+def bands(document: Mapping[str, Any]) -> list[Band]:
+    """Regions of the first step by group, then one region for each later step."""
+    steps = document["case"]["steps"]
+    first = steps[0] if steps else None
+
+    def label(finding: Finding) -> str:
+        return GROUPS[finding["group"]] if finding["step"] == first else finding["step"]
+
+    found, start = [], 0
+    for name, members in groupby(document["findings"], key=label):
+        stop = start + len(list(members))
+        found.append(Band(label=name, start=start, stop=stop))
+        start = stop
+    return found
+
+
+def kinds_of(findings: Sequence[Finding]) -> list[str]:
+    """Every kind of token that the findings name, the usual ones first."""
+    named = {kind for finding in findings for kind in finding["by_kind"]}
+    return [kind for kind in KINDS if kind in named] + sorted(named - set(KINDS))
+
+
+def groups_of(findings: Sequence[Finding]) -> list[str]:
+    """The groups that occur, in the order of the computation."""
+    present = {finding["group"] for finding in findings}
+    return [group for group in GROUPS if group in present]
+
+
+def kind_rows(findings: Sequence[Finding]) -> list[KindRow]:
+    """The worst ratio of every kind of token, over all seams and for each group."""
+    rows = []
+    groups = groups_of(findings)
+    for kind in kinds_of(findings):
+        measured = [finding for finding in findings if finding["by_kind"].get(kind) is not None]
+        if not measured:
+            continue
+        worst = max(measured, key=lambda finding: finding["by_kind"][kind])
+        rows.append(
+            KindRow(
+                kind=kind,
+                worst=worst["by_kind"][kind],
+                seam=worst["seam"],
+                over=sum(finding["by_kind"][kind] > 1 for finding in measured),
+                seams=len(measured),
+                groups=tuple(
+                    max((item["by_kind"][kind] for item in measured if item["group"] == group), default=None)
+                    for group in groups
+                ),
+            )
+        )
+    return rows

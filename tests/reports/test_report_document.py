@@ -1,0 +1,200 @@
+"""The document's schema: sound documents pass, every planted fault is refused with its path."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from jsonschema import Draft202012Validator
+from report_samples import run_document, suite_document
+
+from reports import ReportError, document
+
+Document = dict[str, Any]
+SMALL = {
+    "parity": run_document(decode_steps=0),
+    "diverged": run_document(diverged=True, decode_steps=0),
+    "suite": suite_document(),
+}
+
+
+@pytest.mark.parametrize("name", ["parity", "diverged", "suite"])
+def test_a_sound_document_is_saved_and_loaded_unchanged(
+    name: str, document_of: Callable[[str], Document], tmp_path: Path
+) -> None:
+    sample = document_of(name)
+    path = document.save(sample, path=tmp_path / "report.json")
+    assert document.load(path) == sample
+
+
+@pytest.mark.parametrize("kind", document.KINDS)
+def test_the_schemas_are_schemas_and_share_their_environment(kind: str) -> None:
+    Draft202012Validator.check_schema(document.schema(kind))
+    assert document.schema(kind)["properties"]["environment"] == document.schema("run")["properties"]["environment"]
+
+
+def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None:
+    # Two objects are open on purpose: their keys are package names and kinds of token.
+    open_objects = []
+
+    def walk(node: object, path: str) -> None:
+        if isinstance(node, dict):
+            kinds = node.get("type")
+            if kinds == "object" or (isinstance(kinds, list) and "object" in kinds):
+                if node.get("additionalProperties") is not False:
+                    open_objects.append(path)
+                elif not path.endswith("cases"):
+                    assert node["required"] == list(node["properties"]), path
+            for key, value in node.items():
+                step = path if key in ("properties", "items") else f"{path}.{key}"
+                walk(value, step)
+
+    for kind in document.KINDS:
+        walk(document.schema(kind), kind)
+    assert sorted(set(open_objects)) == [
+        "run.environment.packages",
+        "run.findings.by_kind",
+        "suite.environment.packages",
+    ]
+
+
+def _set(path: str, value: object) -> Callable[[Document], None]:
+    def plant(sample: Document) -> None:
+        *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+        holder: Any = sample
+        for part in parents:
+            holder = holder[part]
+        holder[last] = value
+
+    return plant
+
+
+def _drop(path: str) -> Callable[[Document], None]:
+    def plant(sample: Document) -> None:
+        *parents, last = path.split(".")
+        holder: Any = sample
+        for part in parents:
+            holder = holder[int(part) if part.isdigit() else part]
+        del holder[last]
+
+    return plant
+
+
+@pytest.mark.parametrize(
+    ("name", "plant", "said"),
+    [
+        ("parity", _drop("verdict"), ["$.verdict is missing", "expected object"]),
+        ("parity", _drop("verdict.value"), ["$.verdict.value is missing", "PARITY"]),
+        ("parity", _drop("findings.4.gate"), ["$.findings[4].gate is missing", "number or null"]),
+        ("parity", _set("kind", "walk"), ["$.kind is", "walk", "run"]),
+        ("parity", _set("schema_version", "2.0"), ["$.schema_version", '"2.0"', '"1.0"']),
+        ("parity", _set("environment.created", "yesterday"), ["$.environment.created", "yesterday", "ISO-8601"]),
+        ("parity", _set("verdict.value", "FINE"), ["$.verdict.value", "FINE", "INCOMPLETE"]),
+        ("parity", _set("verdict.exit_code", 1), ["$.verdict.exit_code is 1", "expected 0", "PARITY"]),
+        ("parity", _set("findings.3.status", "fine"), ["$.findings[3].status", '"fine"', '"diverged"']),
+        ("parity", _set("findings.3.rows", -1), ["$.findings[3].rows is -1", "at least 0"]),
+        ("parity", _set("findings.3.rows", 1.5), ["$.findings[3].rows is 1.5", "integer or null"]),
+        ("parity", _set("findings.3.rows", True), ["$.findings[3].rows is true", "integer or null"]),
+        ("parity", _set("findings.3.colour", "red"), ["$.findings[3].colour is not a field", "seam"]),
+        ("parity", _set("findings.3.index", 7), ["$.findings[3].index is 7", "expected 3"]),
+        ("parity", _set("findings.9.figure", float("nan")), ["$.findings[9].figure is NaN", "null"]),
+        ("parity", _set("findings.9.gate", float("inf")), ["$.findings[9].gate is Infinity", "null"]),
+        ("parity", _set("findings.9.by_kind.image", float("-inf")), ["$.findings[9].by_kind.image is -Infinity"]),
+        ("parity", _set("findings.9.figure", np.float64(1e-7)), ["$.findings[9].figure", "numpy.float64"]),
+        ("parity", _set("findings.9.shape", (1, 2)), ["$.findings[9].shape", "tuple"]),
+        ("parity", _set("findings.9.note", "\ud800"), ["$.findings[9].note", "surrogate"]),
+        ("parity", _set("findings.9.status", "diverged"), ["$.findings[9].status", "PARITY", "vision.rotary.cos"]),
+        ("diverged", _set("verdict.first_divergence", 10_000), ["first_divergence is 10000", "which has 153"]),
+        ("diverged", _set("verdict.first_divergence", 0), ["first_divergence is 0", "inputs.input_ids", "ok"]),
+        ("parity", _set("pictures.0.grid", [20, 16]), ["$.pictures[0].errors has 19 rows", "expected 20"]),
+        ("parity", _set("pictures.1.errors.2", [0.0]), ["$.pictures[1].errors[2] has 1 values", "expected 12"]),
+        ("parity", _set("pictures.0.file", "../secret.png"), ["$.pictures[0].file", "secret", "inside the"]),
+        ("parity", _set("pictures.0.file", "/etc/x.png"), ["$.pictures[0].file", "relative"]),
+        ("parity", _set("pictures.0.file", "file:x.png"), ["$.pictures[0].file", "relative"]),
+        ("parity", _set("case.generated.1.row", 2), ["$.case.generated[1].row is 2", "which has 2"]),
+        ("suite", _set("cases.2.verdict", "OK"), ["$.cases[2].verdict", '"OK"', "PARITY"]),
+        ("suite", _set("cases.2.exit_code", 3), ["$.cases[2].exit_code is 3", "expected 0"]),
+        ("suite", _set("cases.2.phase", 9), ["$.cases[2].phase is 9", "[1, 2, 3]"]),
+        ("suite", _set("cases.2.report", "javascript:alert(1)"), ["$.cases[2].report", "relative"]),
+        ("suite", _set("cases.2.report", "a/../../b"), ["$.cases[2].report", "relative"]),
+        ("suite", _set("phases.1.phase", 1), ["$.phases[1].phase is 1 a second time"]),
+        ("suite", _drop("totals.forwards"), ["$.totals.forwards is missing"]),
+    ],
+)  # fmt: skip
+def test_a_planted_fault_is_named_with_its_path(
+    name: str,
+    plant: Callable[[Document], None],
+    said: list[str],
+    tmp_path: Path,
+) -> None:
+    sample = copy.deepcopy(SMALL[name])
+    document.validate(sample)  # without the fault it passes
+    plant(sample)
+    with pytest.raises(ReportError) as refused:
+        document.save(sample, path=tmp_path / "report.json")
+    for piece in said:
+        assert piece in str(refused.value)
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_parity_suite_cannot_hold_a_case_that_is_not(suite: Document) -> None:
+    suite["verdict"] = {"value": "PARITY", "exit_code": 0, "reason": "wishful"}
+    with pytest.raises(ReportError, match=r"cases\[\d+\]\.verdict is DIVERGED"):
+        document.validate(suite)
+
+
+def test_many_faults_are_counted_and_not_all_shown(parity: Document) -> None:
+    for finding in parity["findings"]:
+        finding["status"] = "fine"
+    left = len(parity["findings"]) - 5
+    with pytest.raises(
+        ReportError, match=rf"(?s)findings\[0\]\.status.*findings\[4\]\.status.*and {left} more"
+    ) as refused:
+        document.validate(parity)
+    assert str(refused.value).count('is "fine"') == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"a": NaN}', "NaN"),
+        ('{"a": -Infinity}', "-Infinity"),
+        ('{"a": 1', "line 1, column 8"),
+        ("[]", "$.kind is null"),
+        ('{"a": 1e999, "kind": "run"}', "$.a is Infinity"),
+        (b"\xff\xfe", "byte 0 is 0xff"),
+    ],
+)
+def test_an_unreadable_file_is_named(content: str | bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ReportError) as refused:
+        document.load(path)
+    assert said in str(refused.value)
+    assert str(path) in str(refused.value)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="does not exist"):
+        document.load(tmp_path / "none.json")
+    with pytest.raises(ReportError, match="is a folder"):
+        document.load(tmp_path)
+
+
+def test_the_json_is_strict_and_keeps_other_scripts_readable(parity: Document, tmp_path: Path) -> None:
+    parity["case"]["rows"][0]["text"] = "\u6f22\u5b57 \u2028 </script>"
+    path = document.save(parity, path=tmp_path / "report.json")
+    assert "\u6f22\u5b57" in path.read_text(encoding="utf-8")
+    assert json.loads(path.read_text(encoding="utf-8"))["case"]["rows"][0]["text"].startswith("\u6f22")
+
+
+def test_an_invalid_run_without_findings_is_a_sound_document() -> None:
+    sample = run_document()
+    sample |= {"findings": [], "pictures": [], "logits": None, "performance": None}
+    sample["verdict"] |= {"value": "INVALID", "exit_code": 2, "seams_compared": 0}
+    document.validate(sample)
