@@ -23,7 +23,7 @@ from parity.qwen3vl.cases import PHASES, Case, standard_suite
 from parity.qwen3vl.document import CaseSummary, Side, run_document, suite_document
 from parity.qwen3vl.heatmaps import heat_maps
 from parity.qwen3vl.suite import CaseRun, phase_verdicts, run_suite
-from parity.qwen3vl.workbench import Workbench, read_config
+from parity.qwen3vl.workbench import Workbench
 from reports.write import write_report
 
 
@@ -105,7 +105,7 @@ def _verdict(summaries: Sequence[CaseSummary], cases: Sequence[Case], every: Seq
 
 def _write_case(run: CaseRun, bench: Workbench, surroundings: dict[str, Any], folder: Path) -> None:
     case, inputs, yardstick = run.case, run.inputs, run.yardstick
-    config = read_config(run.folder)
+    config = json.loads((run.folder / "config.json").read_text(encoding="utf-8"))
     if inputs is None or yardstick is None:
         section = _weights_section(case)
         maps, floor_runs = [], ["the same sum, one 2-D convolution per frame"]

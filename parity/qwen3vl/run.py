@@ -53,5 +53,13 @@ def run_subject(
     return RunResult(findings, judge(findings, subject_error=error), DEFAULT_GATE, error)
 
 
+def failed_to_load(yardstick: Yardstick, error: PortError) -> RunResult:
+    """The result of a subject that refuses a checkpoint which the reference runs on."""
+    text = f"{type(error).__name__}: {error}"
+    comparison = Comparison(yardstick.trace, yardstick.floors, DEFAULT_GATE)
+    findings = comparison.findings(why_missing=f"the subject did not load: {text}")
+    return RunResult(findings, judge(findings, subject_error=text), DEFAULT_GATE, text)
+
+
 def _shown_on_pictures(entry: Entry) -> bool:
     return entry.group == "vision" and entry.gate == "float"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from parity.qwen3vl.cases import PHASES, Case
 from parity.qwen3vl.document import CaseSummary
 from parity.qwen3vl.engines import PortEngine
 from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
-from parity.qwen3vl.run import RunResult, run_subject
+from parity.qwen3vl.run import RunResult, failed_to_load, run_subject
 from parity.qwen3vl.weights_check import check_weights
-from parity.qwen3vl.workbench import Workbench, read_config
+from parity.qwen3vl.workbench import Workbench
 from parity.qwen3vl.yardstick import Progress, Yardstick, measure_yardstick
 from port import PortError
 from reference.errors import ReferenceModelError
@@ -40,7 +41,7 @@ def run_case(case: Case, bench: Workbench, *, dtype: str, progress: Progress) ->
         progress("weights")
         result = check_weights(folder, case.checkpoint.dtype, bench.reference(folder, "float32"))
         return CaseRun(case, folder, result)
-    config = read_config(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     inputs = prepare_inputs(
         case.name,
         case.rows,
@@ -51,8 +52,13 @@ def run_case(case: Case, bench: Workbench, *, dtype: str, progress: Progress) ->
         chunk=case.chunk,
     )
     yardstick = measure_yardstick(inputs, bench.reference(folder, dtype), progress=progress)
-    subject = PortEngine(bench.port(folder, dtype), chunk=case.chunk)
-    result = run_subject(inputs, subject, yardstick, progress=progress)
+    try:
+        subject = PortEngine(bench.port(folder, dtype), chunk=case.chunk)
+    except PortError as error:
+        # The checkpoint is sound, the reference has just run on it: refusing it is the port's failure.
+        result = failed_to_load(yardstick, error)
+    else:
+        result = run_subject(inputs, subject, yardstick, progress=progress)
     steps = case.decode_steps + 1
     forwards = steps * (1 + len(yardstick.runs)) + (inputs.chunks - 1) + steps
     return CaseRun(case, folder, result, inputs, yardstick, forwards)

@@ -16,7 +16,7 @@ from parity.core.trace import Description, Entry, MemoryTrace, SeamKey, dtype_na
 from parity.core.verdict import judge
 from parity.qwen3vl.recorder import to_numpy
 from parity.qwen3vl.run import RunResult
-from port import Qwen3VL, load_model
+from port import PortError, Qwen3VL, load_model
 from port.weights import LM_HEAD, checkpoint_name, published_name
 from reference.model import ReferenceModel
 
@@ -32,14 +32,20 @@ def check_weights(folder: Path, dtype: str, reference: ReferenceModel) -> RunRes
     convolution's output on random patches against Conv3d in both of the reference's orders of addition.
     """
     torch_dtype = getattr(torch, dtype)
-    model = load_model(folder, dtype=torch_dtype)
-    held = tensors_of(model)
     trace = MemoryTrace(Description("checkpoint files", str(folder.name), dtype, "weights"))
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
                 array = to_numpy(file.get_tensor(key))
                 trace.add(_exact_entry(published_name(key), array), array)
+    try:
+        model = load_model(folder, dtype=torch_dtype)
+    except PortError as error:
+        findings = Comparison(trace, Floors(trace), DEFAULT_GATE).findings(
+            why_missing=f"the port did not load: {error}"
+        )
+        return RunResult(findings, judge(findings, subject_error=str(error)), DEFAULT_GATE, str(error))
+    held = tensors_of(model)
     patches = _random_patches(model, torch_dtype)
     floors = Floors(trace)
     _add_convolution(trace, floors, patches, reference)

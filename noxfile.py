@@ -1,0 +1,78 @@
+"""Sessions of the project. All of them share one environment, so that torch is installed once.
+
+Started from an environment that has the ``dev`` extra, nox uses that one; started from anywhere else, it makes
+``.venv`` here and installs the project into it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "tests", "parity"]
+
+HERE = Path(__file__).parent
+VENV = HERE / ".venv"
+# The oldest transformers with Qwen3-VL, laid over the shared environment without a second torch.
+OLDEST = ("transformers==4.57.6", "huggingface-hub>=0.34,<1.0", "tokenizers>=0.22,<0.23")
+OVERLAY = HERE / ".nox" / "transformers-4.57"
+
+
+def python(session: nox.Session) -> str:
+    """The shared environment's interpreter, made on first use."""
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("pytest"):
+        return sys.executable
+    interpreter = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not interpreter.exists():
+        session.run(sys.executable, "-m", "venv", str(VENV), external=True)
+        session.run(str(interpreter), "-m", "pip", "install", "-e", ".[dev]", external=True)
+    return str(interpreter)
+
+
+def run(session: nox.Session, *arguments: str, env: dict[str, str] | None = None) -> None:
+    """Run a module in the shared environment."""
+    session.run(python(session), "-m", *arguments, external=True, env=env)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff, types, and the import contract between the rooms."""
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
+    run(session, "mypy")
+    session.run(python(session), "-c", "from importlinter.cli import lint_imports_command as c; c()", external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The default tests; arguments go to pytest."""
+    run(session, "pytest", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The tests that take longer."""
+    run(session, "pytest", "-m", "slow", *session.posargs)
+
+
+@nox.session
+def parity(session: nox.Session) -> None:
+    """The standard suite of the port against the reference, with a verdict per phase."""
+    run(session, "parity", "suite", *(session.posargs or ["--out", "parity-reports/suite"]))
+
+
+@nox.session
+def compat(session: nox.Session) -> None:
+    """The standard suite and the reference's tests against the oldest supported transformers."""
+    if not OVERLAY.exists():
+        arguments = ["pip", "install", "--no-deps", "--target", str(OVERLAY), *OLDEST]
+        run(session, *arguments)
+    env = {"PYTHONPATH": str(OVERLAY)}
+    run(session, "pytest", "tests/reference", "tests/parity/qwen3vl", env=env)
+    run(session, "parity", "suite", "--out", "parity-reports/suite-transformers-4.57", env=env)

@@ -1,0 +1,5 @@
+"""``python -m parity``"""
+
+from parity.cli.main import main
+
+main()
