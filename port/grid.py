@@ -47,18 +47,20 @@ def patch_coordinates(grid_thw: Tensor, merge: int) -> Tensor:
     return torch.cat(frames).to(grid_thw.device)
 
 
-def interpolation(grid_thw: Tensor, side: int, merge: int) -> tuple[Tensor, Tensor]:
+def interpolation(
+    grid_thw: Tensor, side: int, merge: int, *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """Where each patch reads the learned ``side`` x ``side`` position table: bilinear, corners aligned.
 
-    Returns indices (N, 4) int64 into the flattened table and weights (N, 4) float32. A grid of one row (or
-    column) reads row 0. The float32 arithmetic is part of the model: index * (side - 1) is exact, so each
-    source coordinate is rounded once. Source: ``get_vision_interpolation_indices_and_weights``.
+    Returns indices (N, 4) int64 into the flattened table and weights (N, 4) in ``dtype``. A grid of one row (or
+    column) reads row 0. index * (side - 1) is exact in float32, so each source coordinate is rounded once.
+    Source: ``get_vision_interpolation_indices_and_weights``.
     """
     indices, weights = [], []
     for t, h, w in grid_thw.tolist():
         rows, cols = merge_order(h, w, merge)
-        row_low, row_high, row_part = _axis(rows, h, side)
-        col_low, col_high, col_part = _axis(cols, w, side)
+        row_low, row_high, row_part = _axis(rows, h, side, dtype)
+        col_low, col_high, col_part = _axis(cols, w, side, dtype)
         index = torch.stack(
             [
                 row_low * side + col_low,
@@ -82,9 +84,9 @@ def interpolation(grid_thw: Tensor, side: int, merge: int) -> tuple[Tensor, Tens
     return torch.cat(indices).to(grid_thw.device), torch.cat(weights).to(grid_thw.device)
 
 
-def _axis(index: Tensor, size: int, side: int) -> tuple[Tensor, Tensor, Tensor]:
+def _axis(index: Tensor, size: int, side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """The two table lines around each target ``index`` of an axis of ``size``, and the share of the upper."""
-    source = index.to(torch.float32) * (side - 1) / max(size - 1, 1)
+    source = index.to(dtype) * (side - 1) / max(size - 1, 1)
     low = source.floor()
     part = source - low
     low = low.long()

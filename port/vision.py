@@ -151,10 +151,12 @@ class VisionModel(nn.Module):
 
     def interpolated_positions(self, grid_thw: Tensor) -> Tensor:
         """(N, C): the learned position table, read between its entries. Weighted in float32 or wider."""
-        indices, weights = grid.interpolation(grid_thw, self.config.grid_side, self.config.spatial_merge_size)
-        table = self.pos_embed(indices)  # (N, 4, C)
-        weighted = table * weights.to(wide(table.dtype)).unsqueeze(-1)  # (N, 4, C)
-        return weighted.sum(dim=1).to(table.dtype)
+        dtype = self.pos_embed.weight.dtype
+        indices, weights = grid.interpolation(
+            grid_thw, self.config.grid_side, self.config.spatial_merge_size, dtype=wide(dtype)
+        )
+        weighted = self.pos_embed(indices) * weights.unsqueeze(-1)  # (N, 4, C)
+        return weighted.sum(dim=1).to(dtype)
 
     def rotary(self, grid_thw: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine (N, D): a quarter of the channels turns with the row, a quarter with the column."""

@@ -110,7 +110,7 @@ class ReferenceModel:
         if not extra:
             # What ``generate`` passes for text: positions count real tokens only.
             extra["position_ids"] = text_positions(mask).expand(3, -1, -1)
-        elif _wants_token_types():
+        elif transformers_major() >= 5:
             extra["mm_token_type_ids"] = self.token_types(ids)
         cache = DynamicCache(config=self.config.get_text_config())
         seen: list[Tensor] = []
@@ -157,5 +157,6 @@ def text_positions(attention_mask: Tensor) -> Tensor:
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _wants_token_types() -> bool:
-    return int(transformers.__version__.split(".")[0]) >= 5
+def transformers_major() -> int:
+    """4 or 5: the two differ in arguments and in the config dialects that they read."""
+    return int(transformers.__version__.split(".")[0])

@@ -126,7 +126,11 @@ class Comparison:
         compared = kinds != PADDING
         if not compared.any():
             return Finding(entry=entry, status="not_compared", note="every row is padding")
-        left, right = as_rows(array, entry.token_axes), as_rows(reference, entry.token_axes)
+        widen = not _discrete(entry)
+        left, right = (as_rows(side, entry.token_axes, widen=widen) for side in (array, reference))
+        broken = self._nonfinite(entry, left, right, kinds, compared)
+        if broken is not None:
+            return broken
         if entry.gate == "exact":
             return self._exact(entry, left, right, kinds, compared)
         return self._float(entry, left, right, kinds, compared)
@@ -157,14 +161,15 @@ class Comparison:
             worst_kind=self._kind_name(kinds[worst]) if total else None,
             figure=float(total),
             gate=0.0,
-            max_abs=float(np.abs(left - right)[compared].max()),
+            max_abs=pooled(left[compared].astype(np.float64), right[compared].astype(np.float64)).max_abs,
             mismatches=total,
         )
 
-    def _float(
+    def _nonfinite(
         self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
-    ) -> Finding:
-        for side, values in (("subject", left), ("reference", right)):
+    ) -> Finding | None:
+        # The reference first: where it is broken, nothing can be said of the subject.
+        for side, values in (("reference", right), ("subject", left)):
             bad = ~np.isfinite(values).all(axis=1) & compared
             if bad.any():
                 row = int(bad.argmax())
@@ -178,10 +183,15 @@ class Comparison:
                     worst_kind=self._kind_name(kinds[row]),
                     note=f"NaN or Inf in the {side}, {int(bad.sum())} rows",
                 )
+        return None
+
+    def _float(
+        self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
+    ) -> Finding:
         figures = np.where(compared, row_errors(left, right), 0.0)
         floors = self.floors.rows(entry, compared)
-        gates = self.gate.rows(floors, entry.dtype)
-        ratios = figures / gates
+        gates = self.gate.rows(floors, self.floors.dtype(entry))
+        ratios = np.where(compared, figures / gates, -1.0)  # padding is never the worst row
         worst = int(ratios.argmax())
         # A row of the reference that is all zero has no relative error; any distance from it is a failure.
         from_zero = bool(np.isinf(figures[worst]))

@@ -54,7 +54,7 @@ def run_document(
         "gate": {
             "rule": result.gate.describe(),
             "m": result.gate.m,
-            "ulp_floor": result.gate.ulp_floor(reference.dtype),
+            "ulp_floor": result.gate.ulp_floor(subject.dtype),
             "floor_runs": list(floor_runs),
         },
         "verdict": verdict_json(result.judgement),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from port import Inputs, Qwen3VL, listening
 from reference.capture import capturing, send_state
+from reference.float64 import true_float64
 from reference.model import Attention, ReferenceModel, State
 
 Sink = Callable[[str, Tensor], None]
@@ -131,13 +132,14 @@ class ReferenceEngine:
     """The reference, in one of its correct variants.
 
     ``nudge`` (a seed) moves pixels and token embeddings by one ulp, up or down; ``threads`` sets the threads of a
-    traced run. Both leave a correct computation; what they change is noise.
+    traced run. Both leave a correct computation; what they change is noise. ``exact`` traces in true float64.
     """
 
     model: ReferenceModel
     attention: Attention = "eager"
     nudge: int | None = None
     threads: int | None = None
+    exact: bool = False
     name: str = "transformers"
 
     @property
@@ -148,6 +150,8 @@ class ReferenceEngine:
     def variant(self) -> str:
         """What sets this run apart, in words."""
         parts: list[str] = [self.attention]
+        if self.exact:
+            parts.append("true float64")
         if self.nudge is not None:
             parts.append("inputs moved by one ulp")
         if self.threads is not None:
@@ -156,7 +160,7 @@ class ReferenceEngine:
 
     @property
     def dtype(self) -> str:
-        return dtype_word(self.model.dtype)
+        return "float64" if self.exact else dtype_word(self.model.dtype)
 
     def session(self, inputs: TensorMap, *, steps: int) -> Session:
         self.model.use_attention(self.attention)
@@ -165,6 +169,8 @@ class ReferenceEngine:
     def trace(self, inputs: TensorMap, tokens: Tensor | None, *, steps: int, sink: Sink) -> Tensor:
         self.model.use_attention(self.attention)
         with ExitStack() as stack:
+            if self.exact:
+                stack.enter_context(true_float64(self.model))
             if self.nudge is not None:
                 # Before the capture, so that the seams show the moved inputs.
                 _nudge_inputs(self.model.model, self.nudge, stack)

@@ -66,12 +66,15 @@ class PictureFile:
 
     def load(self) -> Image.Image:
         """RGB pixels. Raises ParityError when the file is absent, no picture, or a decompression bomb."""
+        _check_file("picture", self.path)
         try:
             with Image.open(self.path) as image:
                 return image.convert("RGB")
-        except FileNotFoundError:
-            raise ParityError(f"the picture {self.path} does not exist") from None
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        except UnidentifiedImageError:
+            raise ParityError(
+                f"the picture {self.path} cannot be decoded: its format is unknown; convert it to PNG or JPEG"
+            ) from None
+        except (OSError, SyntaxError, ValueError) as error:
             raise ParityError(
                 f"the picture {self.path} cannot be decoded: {error}; convert it to PNG or JPEG"
             ) from None
@@ -129,13 +132,12 @@ class VideoFile:
         """All frames. Raises ParityError when the file is absent, no video, empty, or longer than MAX_FRAMES."""
         import av  # loads FFmpeg; only runs with a video need it
 
-        if not self.path.is_file():
-            raise ParityError(f"the video {self.path} does not exist")
+        _check_file("video", self.path)
         frames: list[np.ndarray] = []
         try:
             with av.open(str(self.path)) as container:
                 if not container.streams.video:
-                    raise ParityError(f"{self.path} has no video stream")
+                    raise ParityError(f"{self.path} has no video stream; name a video")
                 stream = container.streams.video[0]
                 fps = float(stream.average_rate or 0)
                 for frame in container.decode(stream):
@@ -143,10 +145,27 @@ class VideoFile:
                         raise ParityError(f"the video {self.path} has more than {MAX_FRAMES} frames; cut it")
                     frames.append(frame.to_ndarray(format="rgb24"))
         except (av.FFmpegError, OSError) as error:
-            raise ParityError(f"the video {self.path} cannot be decoded: {error}") from None
+            why = error.strerror or error
+            raise ParityError(f"the video {self.path} cannot be decoded: {why}; convert it to MP4") from None
         if not frames or fps <= 0:
-            raise ParityError(f"the video {self.path} has {len(frames)} frames at {fps:g} frames a second")
+            raise ParityError(
+                f"the video {self.path} has {len(frames)} frames at {fps:g} frames a second; convert it to MP4"
+            )
         return VideoFrames(np.stack(frames), fps)
+
+
+def _check_file(what: str, path: Path) -> None:
+    """Refuse what no decoder would name well."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise ParityError(f"the {what} {path} does not exist") from None
+    except OSError as error:
+        raise ParityError(f"the {what} {path} cannot be read: {error.strerror}") from None
+    if path.is_dir():
+        raise ParityError(f"the {what} {path} is a folder; name a file")
+    if path.is_file() and size == 0:
+        raise ParityError(f"the {what} {path} is empty (0 bytes)")
 
 
 Picture = Photo | Noise | PictureFile | Cropped

@@ -51,7 +51,9 @@ def run_case(case: Case, bench: Workbench, *, dtype: str, progress: Progress) ->
         decode_steps=case.decode_steps,
         chunk=case.chunk,
     )
-    yardstick = measure_yardstick(inputs, bench.reference(folder, dtype), progress=progress)
+    yardstick = measure_yardstick(
+        inputs, bench.reference(bench.for_reference(case.checkpoint), dtype), progress=progress
+    )
     try:
         subject = PortEngine(bench.port(folder, dtype), chunk=case.chunk)
     except PortError as error:

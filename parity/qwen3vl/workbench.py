@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,21 @@ import port
 from parity.core.errors import ParityError
 from parity.qwen3vl.cases import SeededCheckpoint
 from reference.checkpoint import make_checkpoint
-from reference.model import ReferenceModel
+from reference.errors import ReferenceModelError
+from reference.hub import checkpoint_folder
+from reference.model import ReferenceModel, transformers_major
 from reference.processor import ReferenceProcessor
 from reference.weights import RECIPE
 
+_PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -47,7 +60,7 @@ class Workbench:
         # Another recipe makes other weights: an older version's checkpoints stay beside the new ones.
         shelf = self.folder / f"checkpoints-{RECIPE}"
         try:
-            folder = make_checkpoint(
+            folder = make_seeded(
                 shelf / base.label,
                 spec.shape,
                 seed=spec.seed,
@@ -58,19 +71,30 @@ class Workbench:
                 lm_head_entry=spec.lm_head_entry,
                 rope_dialect=spec.rope_dialect,
             )
-        except OSError as error:
+        except ParityError as error:
             raise ParityError(
-                f"seeded checkpoints cannot be kept in {self.folder}: {error}; set QWEN3VL_PARITY_CACHE to a "
-                "folder that can be written"
+                f"{error}; seeded checkpoints are kept in {self.folder}, set QWEN3VL_PARITY_CACHE to keep them in "
+                "another folder"
             ) from None
         if spec.text_tie_flag is None:
             return folder
         return _with_text_flag(folder, shelf / spec.label, flag=spec.text_tie_flag)
 
+    def for_reference(self, spec: SeededCheckpoint) -> Path:
+        """The folder from which the installed transformers reads the same model.
+
+        transformers 4.57 cannot read the rope_parameters dialect, and follows a tie_word_embeddings in text_config.
+        It gets a twin without them: what those cases prove is how the port reads the config.
+        """
+        if transformers_major() < 5:
+            spec = replace(spec, rope_dialect="rope_scaling", text_tie_flag=None)
+        return self.checkpoint(spec)
+
     def reference(self, folder: str | Path, dtype: str) -> ReferenceModel:
         self._switch(folder, dtype)
         if self._reference is None:
-            self._reference = ReferenceModel.load(folder, dtype=DTYPES[dtype])
+            with _foreign(f"the reference cannot load {folder}"):
+                self._reference = ReferenceModel.load(folder, dtype=DTYPES[dtype])
         return self._reference
 
     def port(self, folder: Path, dtype: str) -> port.Qwen3VL:
@@ -82,13 +106,61 @@ class Workbench:
     def processor(self, folder: str | Path, dtype: str) -> ReferenceProcessor:
         self._switch(folder, dtype)
         if self._processor is None:
-            self._processor = ReferenceProcessor.load(folder)
+            _check_processor_files(Path(folder))
+            with _foreign(f"the processor of {folder} cannot be loaded"):
+                self._processor = ReferenceProcessor.load(folder)
         return self._processor
 
     def _switch(self, folder: str | Path, dtype: str) -> None:
         key = (str(folder), dtype)
         if key != self._key:
             self._key, self._reference, self._port, self._processor = key, None, None, None
+
+
+@contextmanager
+def _foreign(what: str) -> Iterator[None]:
+    """Loading a user's files with foreign code, which raises whatever it likes (tokenizers: a bare Exception)."""
+    try:
+        yield
+    except (ReferenceModelError, ImportError):
+        raise
+    except Exception as error:
+        raise ParityError(f"{what}: {type(error).__name__}: {error}; fix the checkpoint or download it again") from error
+
+
+def _check_processor_files(folder: Path) -> None:
+    """What transformers would guess around, or refuse without naming the file."""
+    for name in _PROCESSOR_FILES:
+        path = folder / name
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise ParityError(f"{path} is not valid JSON: {error}; download it again") from None
+        if not isinstance(found, dict):
+            raise ParityError(f"{path} holds a {type(found).__name__}, not an object; download it again")
+    for alternatives in (("tokenizer.json", "vocab.json"), ("preprocessor_config.json", "processor_config.json")):
+        if not any((folder / name).is_file() for name in alternatives):
+            raise ParityError(f"{folder / alternatives[0]} does not exist; download it again")
+
+
+def named_checkpoint(name: str) -> Path:
+    """The folder that a user named, or the downloaded snapshot of a hub id. Raises ParityError when it is neither."""
+    try:
+        return checkpoint_folder(name)
+    except ReferenceModelError as error:
+        raise ParityError(f"{' '.join(str(error).split())}; give a checkpoint folder") from error
+
+
+def make_seeded(folder: Path, shape: str = "tiny", **options: Any) -> Path:
+    """``reference.checkpoint.make_checkpoint``. Raises ParityError where it refuses or the folder cannot be written."""
+    try:
+        return make_checkpoint(folder, shape, **options)
+    except ValueError as error:
+        raise ParityError(str(error)) from error
+    except OSError as error:
+        raise ParityError(f"{folder} cannot be made: {error.strerror or error}; name another folder") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The reference's trace of a case, and how far other correct runs of the reference lie from it."""
+"""The reference's trace of a case in true float64, and how far correct runs at the subject's dtype lie from it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ class Yardstick:
 
 
 def floor_variants(model: ReferenceModel) -> list[ReferenceEngine]:
-    """The correct runs whose spread around the yardstick (eager) is the floor."""
+    """The correct runs, at the model's own dtype, whose distance from the yardstick is the floor."""
     return [
+        ReferenceEngine(model, "eager"),
         ReferenceEngine(model, "sdpa"),
         ReferenceEngine(model, "sdpa", nudge=1, threads=1),
         ReferenceEngine(model, "eager", nudge=2),
@@ -45,12 +46,12 @@ def floor_variants(model: ReferenceModel) -> list[ReferenceEngine]:
 def measure_yardstick(
     inputs: CaseInputs, model: ReferenceModel, *, progress: Progress, store: TraceStore = NOT_KEPT
 ) -> Yardstick:
-    """Run the reference once for the yardstick and once for each variant of ``floor_variants``.
+    """Run the reference once in true float64 and once, at its own dtype, for each variant of ``floor_variants``.
 
     Raises ParityError when it does not give exactly the seams expected of it: a yardstick with a hole would let
     a bug through.
     """
-    engine = ReferenceEngine(model, "eager")
+    engine = ReferenceEngine(model, "eager", exact=True)
     progress(f"reference ({engine.variant})")
     expected = inputs.expected
     readings: dict[SeamKey, np.ndarray] = {}

@@ -78,8 +78,8 @@ def test_rows_and_columns_swapped_in_vision_rope(first_divergence: Any, monkeypa
 def test_rows_and_columns_swapped_in_the_position_table(first_divergence: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     original = port.grid.interpolation
 
-    def swapped(grids: torch.Tensor, side: int, merge: int) -> tuple[torch.Tensor, torch.Tensor]:
-        indices, weights = original(grids, side, merge)
+    def swapped(grids: torch.Tensor, side: int, merge: int, **dtype: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        indices, weights = original(grids, side, merge, **dtype)
         return indices % side * side + indices // side, weights
 
     monkeypatch.setattr(port.grid, "interpolation", swapped)

@@ -1,0 +1,115 @@
+"""The reference in true float64: the yardstick that every other run is measured against.
+
+``model.double()`` is not float64: Hugging Face hard-codes float32 in both rotary embeddings, RMSNorm, softmax and
+the interpolation of the position table, and keeps the rotary frequencies in float32. Inside ``true_float64``
+those islands are lifted, from outside and for the scope only; no file is edited.
+
+Memory: parameters stay as loaded. Small ones are lifted for the whole scope, each Linear only while it runs, and
+token embeddings after the lookup, so the peak is the model plus its largest Linear in float64.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reference.errors import ReferenceModelError
+from reference.model import ReferenceModel
+
+_VISION_THETA = 10000.0
+
+
+@contextmanager
+def true_float64(reference: ReferenceModel) -> Iterator[None]:
+    """Every computation of the reference in float64 inside the block, with the weights' loaded values.
+
+    Not for concurrent use: ``Tensor.float`` and torch's default dtype are changed for the scope.
+    Raises ReferenceModelError where a rotary embedding is not the one that this module knows how to lift.
+    """
+    with ExitStack() as stack:
+        _lift_names(reference.model, stack)
+        _lift_parameters(reference.model, stack)
+        _lift_frequencies(reference, stack)
+        yield
+
+
+class _Float64Torch(ModuleType):
+    """torch, except that its float32 is float64."""
+
+    float32 = torch.float64
+    float = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+def _lift_names(model: Any, stack: ExitStack) -> None:
+    """What the reference's code calls float32 becomes float64."""
+    proxy = _Float64Torch("torch")
+    modules = [sys.modules[type(model).__module__]]
+    if importlib.util.find_spec("transformers.vision_utils") is not None:
+        modules.append(importlib.import_module("transformers.vision_utils"))
+    for module in modules:
+        stack.callback(setattr, module, "torch", module.torch)
+        module.torch = proxy  # type: ignore[attr-defined]
+    stack.callback(setattr, Tensor, "float", Tensor.float)
+    Tensor.float = Tensor.double  # type: ignore[method-assign]
+    # linspace and the like, which name no dtype
+    stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+    torch.set_default_dtype(torch.float64)
+
+
+def _lift_parameters(model: nn.Module, stack: ExitStack) -> None:
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    for module in model.modules():
+        own = list(module.named_parameters(recurse=False))
+        if module is embeddings:
+            stack.callback(module.register_forward_hook(lambda _m, _a, output: output.double()).remove)
+        elif isinstance(module, nn.Linear):
+            stack.callback(module.register_forward_pre_hook(_lift).remove)
+            stack.callback(module.register_forward_hook(_drop, always_call=True).remove)
+        elif own:
+            _lift(module)
+            stack.callback(_drop, module)
+
+
+def _lift(module: nn.Module, _arguments: object = None) -> None:
+    """Swap a module's own parameters for float64 copies; the originals wait beside them."""
+    module._loaded_parameters = dict(module._parameters)  # type: ignore[assignment]
+    for name, parameter in module._parameters.items():
+        if parameter is not None:
+            module._parameters[name] = nn.Parameter(parameter.double(), requires_grad=False)
+
+
+def _drop(module: nn.Module, *_arguments: object) -> None:
+    """Put the originals back."""
+    module._parameters.update(module.__dict__.pop("_loaded_parameters", {}))
+
+
+def _lift_frequencies(reference: ReferenceModel, stack: ExitStack) -> None:
+    config, model = reference.config, reference.model.model
+    text, vision = config.text_config, config.vision_config
+    # transformers 5 spells it rope_parameters, 4.57 has rope_theta beside rope_scaling
+    parameters = getattr(text, "rope_parameters", None)
+    theta = parameters["rope_theta"] if parameters else text.rope_theta
+    pairs = [
+        ("text", model.language_model.rotary_emb, text.head_dim, theta),
+        ("vision", model.visual.rotary_pos_emb, vision.hidden_size // vision.num_heads // 2, _VISION_THETA),
+    ]
+    for name, module, dim, base in pairs:
+        exact = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim))
+        loaded = module.inv_freq
+        if loaded.shape != exact.shape or not torch.allclose(loaded.double(), exact, rtol=1e-2, atol=0.0):
+            raise ReferenceModelError(
+                f"the {name} rotary of this transformers has frequencies {loaded.tolist()[:4]}, expected "
+                f"{exact.tolist()[:4]}; its float64 yardstick would be another model"
+            )
+        stack.callback(setattr, module, "inv_freq", loaded)
+        module.inv_freq = exact.to(loaded.device)
