@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from parity.core.compare import Finding
+from parity.core.compare import Finding, Isolated
 from parity.core.verdict import Judgement
 
 
@@ -48,7 +48,21 @@ def finding_json(index: int, finding: Finding) -> dict[str, Any]:
         "cosine": _finite(finding.cosine),
         "mismatches": finding.mismatches,
         "by_kind": dict(finding.by_kind),
+        "isolated": _isolated(finding.isolated),
+        "reading": finding.reading,
         "note": finding.note,
+    }
+
+
+def _isolated(isolated: Isolated | None) -> dict[str, Any] | None:
+    if isolated is None:
+        return None
+    return {
+        "status": isolated.status,
+        "figure": _finite(isolated.figure),
+        "gate": _finite(isolated.gate),
+        "ratio": _finite(isolated.ratio),
+        "worst_row": isolated.worst_row,
     }
 
 

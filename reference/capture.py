@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from reference.errors import ReferenceModelError
 from reference.model import ReferenceModel, State, rope_delta
 
-Sink = Callable[[str, Tensor], None]
+# What a sink returns instead of None, the reference goes on with: that is how its parts are read in isolation.
+Sink = Callable[[str, Tensor], Tensor | None]
 
 
 @contextmanager
 def capturing(reference: ReferenceModel, sink: Sink) -> Iterator[None]:
     """Send every seam of every forward inside the ``with`` block to ``sink``, in order.
 
-    The sink must copy what it keeps: the reference changes some tensors in place afterwards.
+    The sink must copy what it keeps: the reference changes some tensors in place afterwards. A tensor that it
+    returns takes the place of the one it was given, except at inputs, masks, positions, caches and the
+    interpolated position table, which are only read.
     """
     with ExitStack() as stack:
         _Capture(reference.model, sink, stack).install()
@@ -57,32 +60,46 @@ class _Capture:
     # -- ways to read ------------------------------------------------------------------------------------------
 
     def _output(self, module: nn.Module, name: str) -> None:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            self.sink(name, output[0] if isinstance(output, tuple) else output)
+        def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+            first = output[0] if isinstance(output, tuple) else output
+            replaced = self.sink(name, first)
+            if replaced is None:
+                return None
+            return (replaced, *output[1:]) if isinstance(output, tuple) else replaced
 
         self.stack.callback(module.register_forward_hook(hook).remove)
 
-    def _input(self, module: nn.Module, read: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> None:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            read(args, kwargs)
+    def _input(self, module: nn.Module, read: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> None:
+        """``read(args, kwargs)`` before the module runs; it may return other (args, kwargs)."""
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return read(args, kwargs)
 
         self.stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
-    def _wrap(self, owner: Any, name: str, after: Callable[..., None]) -> None:
-        """Call ``after(result, *args, **kwargs)`` after each call of ``owner.name`` while the scope lasts."""
+    def _wrap(self, owner: Any, name: str, after: Callable[..., Any]) -> None:
+        """Call ``after(result, *args, **kwargs)`` after each call of ``owner.name`` while the scope lasts.
+
+        Where it returns anything but None, that is the result.
+        """
         original = getattr(owner, name)
         own = name in vars(owner)
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            after(result, *args, **kwargs)
-            return result
+            replaced = after(result, *args, **kwargs)
+            return result if replaced is None else replaced
 
         setattr(owner, name, wrapper)
         if own:
             self.stack.callback(setattr, owner, name, original)
         else:
             self.stack.callback(delattr, owner, name)
+
+    def _take(self, name: str, tensor: Tensor) -> Tensor:
+        """The sink's word for a tensor: its replacement, or the tensor itself."""
+        replaced = self.sink(name, tensor)
+        return tensor if replaced is None else replaced
 
     # -- where the seams are -----------------------------------------------------------------------------------
 
@@ -116,14 +133,18 @@ class _Capture:
         self._output(visual.patch_embed, "vision.patch_embed")
         self._positions(visual)
 
-        def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rotary: list[tuple[Tensor, Tensor]] = []
+
+        def first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             cos, sin = kwargs["position_embeddings"]
-            self.sink("vision.embed", args[0] if args else kwargs["hidden_states"])
-            self.sink("vision.rope_cos", cos)
-            self.sink("vision.rope_sin", sin)
+            hidden = self._take("vision.embed", args[0])
+            rotary[:] = [(self._take("vision.rope_cos", cos), self._take("vision.rope_sin", sin))]
             self.sink("vision.cu_seqlens", kwargs["cu_seqlens"])
+            return (hidden, *args[1:]), {**kwargs, "position_embeddings": rotary[0]}
 
         self._input(visual.blocks[0], first)
+        for block in visual.blocks[1:]:
+            self._input(block, lambda args, kwargs: (args, {**kwargs, "position_embeddings": rotary[0]}))
         for index, block in enumerate(visual.blocks):
             prefix = f"vision.blocks.{index}."
             self._output(block.norm1, prefix + "norm1")
@@ -136,9 +157,9 @@ class _Capture:
             self._output(merger, f"vision.deepstack.{index}")
         self._output(visual.merger, "vision.merger")
 
-        def rotated(result: Any, *_args: Any, **_kwargs: Any) -> None:
-            for name, tensor in zip(("q_rope", "k_rope"), result, strict=True):
-                self.sink(self.attention + name, tensor)  # (N, H, D)
+        def rotated(result: Any, *_args: Any, **_kwargs: Any) -> Any:
+            q, k = result  # (N, H, D)
+            return self._take(self.attention + "q_rope", q), self._take(self.attention + "k_rope", k)
 
         self._wrap(self.scope, "apply_rotary_pos_emb_vision", rotated)
 
@@ -169,12 +190,16 @@ class _Capture:
             self.attention = prefix
 
         self._input(module, enter)
-        self._input(projection, lambda args, _kwargs: self.sink(prefix + "context", args[0]))
+        self._input(projection, lambda args, kwargs: ((self._take(prefix + "context", args[0]),), kwargs))
         self._output(module, prefix + "out")
 
     def _text(self, text: Any) -> None:
         self._output(text.embed_tokens, "text.embed_tokens")
-        self._input(text, lambda _args, kwargs: self.sink("text.inputs_embeds", kwargs["inputs_embeds"]))
+
+        def embedded(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return args, {**kwargs, "inputs_embeds": self._take("text.inputs_embeds", kwargs["inputs_embeds"])}
+
+        self._input(text, embedded)
 
         def positions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x, ids = args[0], kwargs.get("position_ids", args[-1])
@@ -182,16 +207,15 @@ class _Capture:
 
         self._input(text.rotary_emb, positions)
 
-        def turned(_module: nn.Module, _args: Any, output: tuple[Tensor, Tensor]) -> None:
-            self.sink("text.rope_cos", output[0])
-            self.sink("text.rope_sin", output[1])
+        def turned(_module: nn.Module, _args: Any, output: tuple[Tensor, Tensor]) -> Any:
+            return self._take("text.rope_cos", output[0]), self._take("text.rope_sin", output[1])
 
         self.stack.callback(text.rotary_emb.register_forward_hook(turned).remove)
 
         def mask(_args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = kwargs.get("attention_mask")
             if given is not None:  # sdpa drops the mask where it can; eager always has one
-                self.sink("text.causal_mask", given if given.dtype.is_floating_point is False else given == 0)
+                self.sink("text.causal_mask", given == 0 if given.dtype.is_floating_point else given)
 
         self._input(text.layers[0], mask)
         for index, layer in enumerate(text.layers):
@@ -208,15 +232,17 @@ class _Capture:
         self._deepstack(text)
         self._output(text.norm, "text.norm")
 
-        def rotated(result: Any, *_args: Any, **_kwargs: Any) -> None:
-            for name, tensor in zip(("q_rope", "k_rope"), result, strict=True):
-                self.sink(self.attention + name, tensor.transpose(1, 2))  # (B, H, S, D) -> (B, S, H, D)
+        def rotated(result: Any, *_args: Any, **_kwargs: Any) -> Any:
+            q, k = (tensor.transpose(1, 2) for tensor in result)  # (B, H, S, D) -> (B, S, H, D)
+            q, k = self._take(self.attention + "q_rope", q), self._take(self.attention + "k_rope", k)
+            return q.transpose(1, 2), k.transpose(1, 2)  # (B, S, H, D) -> (B, H, S, D)
 
         self._wrap(self.scope, "apply_rotary_pos_emb", rotated)
 
     def _heads(self, module: nn.Module, name: str, head_dim: int) -> None:
-        def hook(_module: nn.Module, _args: Any, output: Tensor) -> None:
-            self.sink(name, output.unflatten(-1, (-1, head_dim)))  # (B, S, K*D) -> (B, S, K, D)
+        def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            heads = self._take(name, output.unflatten(-1, (-1, head_dim)))  # (B, S, K*D) -> (B, S, K, D)
+            return heads.flatten(-2)  # (B, S, K, D) -> (B, S, K*D)
 
         self.stack.callback(module.register_forward_hook(hook).remove)
 

@@ -24,7 +24,7 @@ _FLOATS = ("figure", "gate", "ratio", "floor", "max_abs", "rmse", "cosine")
 
 
 def findings_frame(document: Mapping[str, Any]) -> pd.DataFrame:
-    """One row for each finding, in order; ``by_kind`` becomes one column for each kind.
+    """One row for each finding, in order; ``by_kind`` and ``isolated`` become columns of their own.
 
     The usual kinds always have a column, so that tables of different cases can be stacked.
     """
@@ -38,6 +38,10 @@ def findings_frame(document: Mapping[str, Any]) -> pd.DataFrame:
         columns[field] = _column(values, field=field)
     for kind in (*KINDS, *extra):
         columns[f"by_kind_{kind}"] = pd.Series([finding["by_kind"].get(kind) for finding in findings], dtype="float64")
+    for field in ("figure", "gate", "ratio"):
+        alone = [(finding["isolated"] or {}).get(field) for finding in findings]
+        columns[f"isolated_{field}"] = pd.Series(alone, dtype="float64")
+    columns["reading"] = _column([finding["reading"] for finding in findings], field="reading")
     columns["note"] = _column([finding["note"] for finding in findings], field="note")
     return pd.DataFrame(columns)
 

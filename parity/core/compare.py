@@ -28,6 +28,17 @@ class Logits:
 
 
 @dataclass(frozen=True)
+class Isolated:
+    """The reading of one part alone, fed with the reference's inputs; fields as in Finding."""
+
+    status: Status
+    figure: float | None
+    gate: float | None
+    ratio: float | None
+    worst_row: str | None
+
+
+@dataclass(frozen=True)
 class Finding:
     """One reading's comparison. Figures are None where nothing could be measured.
 
@@ -54,6 +65,8 @@ class Finding:
     by_kind: Mapping[str, float] = field(default_factory=dict)
     logits: Logits | None = None
     row_figures: np.ndarray | None = None  # (rows,) relative errors, kept where asked for
+    isolated: Isolated | None = None
+    reading: str = ""  # what the two readings add up to, where there are two
 
     @property
     def compared(self) -> bool:

@@ -50,7 +50,7 @@ def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> J
     expected = [finding for finding in findings if finding.status != "unexpected"]
     compared = [finding for finding in expected if finding.compared]
     rows = sum(finding.rows for finding in compared)
-    first = next((index for index, finding in enumerate(findings) if finding.status in FAILED), None)
+    first = _first_failed(findings)
     left_out = [finding for finding in expected if not finding.compared]
 
     def judgement(verdict: Verdict, reason: str, at: int | None = None) -> Judgement:
@@ -75,6 +75,13 @@ def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> J
     return judgement(Verdict.PARITY, f"all {len(compared)} readings ({rows} rows) lie within their gates")
 
 
+def _first_failed(findings: Sequence[Finding]) -> int | None:
+    """The first finding at which a fault starts; the first that failed, where no isolated reading tells."""
+    failed = [index for index, finding in enumerate(findings) if finding.status in FAILED]
+    starts = [index for index in failed if findings[index].reading == "starts here"]
+    return min(starts or failed, default=None)
+
+
 def combine(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict of a set: the worst of its members; an empty set is INCOMPLETE."""
     for verdict in (Verdict.INVALID, Verdict.DIVERGED, Verdict.INCOMPLETE):
@@ -88,6 +95,9 @@ def _where(finding: Finding) -> str:
     place = f"first divergence at {name} ({step})"
     if finding.status == "diverged" and finding.mismatches is not None:
         return f"{place}: {finding.mismatches} numbers differ, {finding.worst_row}"
-    if finding.status == "diverged" and finding.ratio is not None:
-        return f"{place}: {finding.worst_row} is {finding.ratio:.3g} times over its gate"
+    if finding.status == "diverged" and finding.ratio is not None and finding.ratio > 1:
+        return f"{place}: {finding.worst_row} is at {finding.ratio:.3g} times its gate"
+    if finding.status == "diverged" and finding.isolated is not None and finding.isolated.ratio is not None:
+        alone = finding.isolated
+        return f"{place}: read alone, {alone.worst_row} is at {alone.ratio:.3g} times its gate"
     return f"{place}: {finding.note or finding.status}"

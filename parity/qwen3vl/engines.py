@@ -20,7 +20,8 @@ from reference.capture import capturing, send_state
 from reference.float64 import true_float64
 from reference.model import Attention, ReferenceModel, State
 
-Sink = Callable[[str, Tensor], None]
+# What a sink returns instead of None, the engine goes on with.
+Sink = Callable[[str, Tensor], Tensor | None]
 TensorMap = Mapping[str, Tensor]
 
 
@@ -100,8 +101,8 @@ class PortEngine:
 
     def trace(self, inputs: TensorMap, tokens: Tensor | None, *, steps: int, sink: Sink) -> Tensor:
         def listen(name: str, tensor: Tensor) -> Tensor:
-            sink(name, tensor)
-            return tensor
+            replaced = sink(name, tensor)
+            return tensor if replaced is None else replaced
 
         with listening(listen):
             return run_steps(self.session(inputs, steps=steps), inputs, tokens, steps=steps)

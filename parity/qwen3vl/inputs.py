@@ -80,8 +80,8 @@ def prepare_inputs(
         titles = [part if isinstance(part, str) else part.title for row in rows for part in row]
         shown = ", ".join(title if len(title) <= 60 else f"{title[:57]}..." for title in titles)
         raise ParityError(
-            f"the reference's processor refuses the input ({shown}): {error}; check the input, and the chat template "
-            "and processor configs of the checkpoint"
+            f"the reference's processor refuses the input ({shown}): {str(error).rstrip('.')}; check the input, and "
+            "the chat template and processor configs of the checkpoint"
         ) from error
     check_fit(tensors, config, decode_steps=decode_steps)
     return CaseInputs(name, tensors, config, images, decode_steps, chunk)
@@ -147,8 +147,8 @@ def check_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, decod
     if needed > free:
         raise ParityError(
             f"the reference's attention over {length} tokens and {max(patches, default=0)} patches needs at least "
-            f"{needed / 2**30:.1f} GiB in float64, {free / 2**30:.1f} GiB are free; use a shorter prompt, fewer rows or "
-            "smaller pictures"
+            f"{needed / 2**30:.1f} GiB in float64, {free / 2**30:.1f} GiB are free; use a shorter prompt, fewer rows "
+            "or smaller pictures"
         )
 
 

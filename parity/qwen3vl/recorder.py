@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parity.core.trace import SeamKey
+from parity.core.trace import SeamKey, Trace
 from parity.qwen3vl.seams import Expected, SeamSpec
 
 OnReading = Callable[[SeamKey, np.ndarray], object]
@@ -19,28 +19,57 @@ class Recorder:
     """A sink for tensors. Each complete reading goes to ``on_reading`` as a numpy array of its own.
 
     ``chunks`` is how many pieces the engine's prefill comes in: the pieces of a text seam are joined, so that a
-    chunked prefill is judged against a whole one.
+    chunked prefill is judged against a whole one. With ``instead``, the engine is given that trace's value in the
+    place of each of its own: every reading is then that of one part alone.
     """
 
-    def __init__(self, expected: Iterable[Expected], on_reading: OnReading, *, chunks: int = 1) -> None:
+    def __init__(
+        self,
+        expected: Iterable[Expected],
+        on_reading: OnReading,
+        *,
+        chunks: int = 1,
+        instead: Trace | None = None,
+    ) -> None:
         self._specs: dict[str, SeamSpec] = {item.key.name: item.spec for item in expected}
         self._on_reading = on_reading
         self._chunks = chunks
+        self._instead = instead
         self._calls: dict[str, int] = {}
         self._pieces: dict[str, list[np.ndarray]] = {}
 
-    def __call__(self, name: str, tensor: Tensor) -> None:
+    def __call__(self, name: str, tensor: Tensor) -> Tensor | None:
         array = to_numpy(tensor)
         spec = self._specs.get(name)
-        if self._chunks > 1 and spec is not None and spec.join != "once" and name not in self._calls:
-            pieces = self._pieces.setdefault(name, [])
-            pieces.append(array)
-            if len(pieces) < self._chunks:
-                return
-            array = join(self._pieces.pop(name), spec)
-        call = self._calls.get(name, 0)
-        self._calls[name] = call + 1
-        self._on_reading(SeamKey(name, call), array)
+        key = SeamKey(name, self._calls.get(name, 0))
+        pieces = self._pieces.setdefault(name, [])
+        start = sum(piece.shape[spec.chunk_axis] for piece in pieces) if spec and pieces and spec.chunked else 0
+        pieces.append(array)
+        whole = self._chunks == 1 or spec is None or spec.join == "once" or key.call > 0
+        if whole or len(pieces) == self._chunks:
+            self._calls[name] = key.call + 1
+            del self._pieces[name]
+            self._on_reading(key, array if whole or spec is None else join(pieces, spec))
+        return self._replacement(key, spec, tensor, start)
+
+    def _replacement(self, key: SeamKey, spec: SeamSpec | None, tensor: Tensor, start: int) -> Tensor | None:
+        """The other trace's numbers for this piece; None where it has none of that shape."""
+        if self._instead is None or spec is None or key not in self._instead.entries():
+            return None
+        wanted = piece_of(self._instead.read(key), spec, start, tuple(tensor.shape))
+        if wanted.shape != tuple(tensor.shape):
+            return None  # a wrong shape has its own finding
+        return torch.from_numpy(np.ascontiguousarray(wanted)).to(tensor.device, tensor.dtype)
+
+
+def piece_of(whole: np.ndarray, spec: SeamSpec, start: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The part of a whole reading that corresponds to a piece of ``shape`` which begins at token ``start``."""
+    if spec.join == "last":
+        return whole[:, :, : shape[2]]  # (B, K, T so far, D)
+    if spec.join in ("concat", "mask"):
+        axis = spec.chunk_axis
+        whole = whole[(slice(None),) * axis + (slice(start, start + shape[axis]),)]
+    return whole[..., : shape[-1]] if spec.join == "mask" else whole
 
 
 def both(first: OnReading, second: OnReading) -> OnReading:

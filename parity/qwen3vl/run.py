@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from parity.core.compare import Comparison, Finding
 from parity.core.gates import DEFAULT_GATE, FloatGate
+from parity.core.isolation import combine_readings
 from parity.core.trace import Entry
 from parity.core.verdict import Judgement, judge
 from parity.qwen3vl.engines import Engine
@@ -34,23 +35,34 @@ def run_subject(
     progress: Progress,
     store: TraceStore = NOT_KEPT,
 ) -> RunResult:
-    """Run the subject on the yardstick's tokens and judge each reading.
+    """Run the subject twice on the yardstick's tokens: on its own, and each part alone on the yardstick's inputs.
 
     A subject that refuses the input (PortError) or breaks (RuntimeError and the like) has failed the case: its
     error becomes part of the verdict. Anything else is a defect of the harness and is raised.
     """
     progress(f"subject ({subject.name})")
     comparison = Comparison(yardstick.trace, yardstick.floors, DEFAULT_GATE, keep_rows=_shown_on_pictures)
-    error = None
-    try:
-        with store.recording("subject", subject, inputs) as keep:
-            sink = Recorder(inputs.expected, both(comparison.judge, keep), chunks=inputs.chunks)
-            subject.trace(inputs.tensors, yardstick.tokens, steps=inputs.decode_steps, sink=sink)
-    except (PortError, RuntimeError, IndexError, NotImplementedError, AssertionError) as raised:
-        error = f"{type(raised).__name__}: {raised}"
+    with store.recording("subject", subject, inputs) as keep:
+        sink = Recorder(inputs.expected, both(comparison.judge, keep), chunks=inputs.chunks)
+        error = _trace(inputs, subject, yardstick, sink)
     why = "the subject did not give this seam" if error is None else f"the subject failed before: {error}"
     findings = comparison.findings(why_missing=why)
+    if error is None:
+        progress(f"subject, part by part ({subject.name})")
+        alone = Comparison(yardstick.trace, yardstick.isolated_floors, DEFAULT_GATE)
+        sink = Recorder(inputs.expected, alone.judge, chunks=inputs.chunks, instead=yardstick.trace)
+        error = _trace(inputs, subject, yardstick, sink)
+        findings = combine_readings(findings, alone.findings())
     return RunResult(findings, judge(findings, subject_error=error), DEFAULT_GATE, error)
+
+
+def _trace(inputs: CaseInputs, subject: Engine, yardstick: Yardstick, sink: Recorder) -> str | None:
+    """Run the subject into ``sink``; what it raised, in words."""
+    try:
+        subject.trace(inputs.tensors, yardstick.tokens, steps=inputs.decode_steps, sink=sink)
+    except (PortError, RuntimeError, IndexError, NotImplementedError, AssertionError) as raised:
+        return f"{type(raised).__name__}: {raised}"
+    return None
 
 
 def failed_to_load(yardstick: Yardstick, error: PortError) -> RunResult:

@@ -47,6 +47,11 @@ class SeamSpec:
         return tuple(self.layout[axis] for axis in self.token_axes)
 
     @property
+    def chunked(self) -> bool:
+        """Whether the chunks of a prefill follow each other in this reading."""
+        return self.join in ("concat", "mask")
+
+    @property
     def chunk_axis(self) -> int:
         """The axis along which the chunks of a prefill follow each other."""
         return self.layout.index("token")

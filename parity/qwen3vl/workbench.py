@@ -125,7 +125,8 @@ def _foreign(what: str) -> Iterator[None]:
     except (ReferenceModelError, ImportError):
         raise
     except Exception as error:
-        raise ParityError(f"{what}: {type(error).__name__}: {error}; fix the checkpoint or download it again") from error
+        kind = type(error).__name__
+        raise ParityError(f"{what}: {kind}: {error}; fix the checkpoint or download it again") from error
 
 
 def _check_processor_files(folder: Path) -> None:
@@ -146,11 +147,18 @@ def _check_processor_files(folder: Path) -> None:
 
 
 def named_checkpoint(name: str) -> Path:
-    """The folder that a user named, or the downloaded snapshot of a hub id. Raises ParityError when it is neither."""
+    """The folder that a user named, or the downloaded snapshot of a hub id.
+
+    Raises ParityError or ReferenceModelError when it is neither.
+    """
     try:
         return checkpoint_folder(name)
     except ReferenceModelError as error:
-        raise ParityError(f"{' '.join(str(error).split())}; give a checkpoint folder") from error
+        if error.__cause__ is None:
+            raise
+        # The hub's own texts run over several lines.
+        first = str(error).splitlines()[0].rstrip(".")
+        raise ParityError(f"{first}; download it where the hub can be reached, and give its folder") from error
 
 
 def make_seeded(folder: Path, shape: str = "tiny", **options: Any) -> Path:

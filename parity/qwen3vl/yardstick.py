@@ -24,11 +24,15 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Yardstick:
-    """``tokens`` (B, steps) are the reference's greedy choice, fed to every other run. ``runs`` made the floors."""
+    """``tokens`` (B, steps) are the yardstick's greedy choice, fed to every other run. ``runs`` made the floors.
+
+    ``isolated_floors`` are those of each part alone, fed with the yardstick's inputs.
+    """
 
     engine: ReferenceEngine
     trace: MemoryTrace
     floors: Floors
+    isolated_floors: Floors
     tokens: Tensor
     runs: list[str]
 
@@ -70,16 +74,16 @@ def measure_yardstick(
     for key, kinds in row_labels(arrays, inputs.config, decode_steps=inputs.decode_steps).items():
         trace.add_labels(key, kinds)
     store.save("reference", trace)
-    floors = Floors(trace)
-    observe = _FloatOnly(trace.entries(), floors)
+    floors, isolated = Floors(trace), Floors(trace)
     variants = floor_variants(model)
     for number, variant in enumerate(variants, start=1):
         progress(f"floor run ({variant.variant})")
         with store.recording(f"floor-{number}", variant, inputs) as keep:
-            variant.trace(
-                inputs.tensors, tokens, steps=inputs.decode_steps, sink=Recorder(expected, both(observe, keep))
-            )
-    return Yardstick(engine, trace, floors, tokens, [variant.variant for variant in variants])
+            sink = Recorder(expected, both(_FloatOnly(trace.entries(), floors), keep))
+            variant.trace(inputs.tensors, tokens, steps=inputs.decode_steps, sink=sink)
+        alone = Recorder(expected, _FloatOnly(trace.entries(), isolated), instead=trace)
+        variant.trace(inputs.tensors, tokens, steps=inputs.decode_steps, sink=alone)
+    return Yardstick(engine, trace, floors, isolated, tokens, [variant.variant for variant in variants])
 
 
 class _FloatOnly:

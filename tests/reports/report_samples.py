@@ -53,7 +53,7 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
             "index": len(findings), "seam": seam, "call": 0, "step": step, "group": group, "gate_kind": kind,
             "shape": shape, "subject_shape": list(shape), "dtype": "float32", "status": "ok", "rows": rows,
             "rows_failed": 0, "worst_row": None, "figure": None, "gate": None, "ratio": None, "floor": None,
-            "max_abs": None, "rmse": None, "cosine": None, "mismatches": None, "by_kind": {}, "note": "",
+            "max_abs": None, "rmse": None, "cosine": None, "mismatches": None, "by_kind": {}, "isolated": None, "reading": "", "note": "",
         }  # fmt: skip
         if kind == "exact":
             item |= {"dtype": "int64", "mismatches": 0, "max_abs": 0.0}
@@ -84,7 +84,16 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
                 "floor": floor, "gate": gate, "figure": figure, "ratio": figure / gate, "max_abs": figure * 3.1,
                 "rmse": figure * 0.21, "cosine": 1.0 - min(figure**2, 0.4), "by_kind": by_kind,
                 "worst_row": f"batch 0, token {token} ({'image' if group == 'vision' or state['wrong'] else 'text'})",
+                "reading": "noise",
             }  # fmt: skip
+            alone = {"status": "ok", "figure": floor, "gate": gate, "ratio": floor / gate}
+            if item["status"] == "diverged":
+                starts = seam == wrong_from and step == "prefill"
+                item["reading"] = "starts here" if starts else "comes from upstream"
+                alone = (
+                    {"status": "diverged", "figure": figure, "gate": gate, "ratio": figure / gate} if starts else alone
+                )
+            item["isolated"] = {**alone, "worst_row": item["worst_row"]}
         findings.append(item)
 
     first = {"step": "prefill"}
@@ -118,6 +127,7 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
     if diverged:
         late = findings[-3]
         late |= {"status": "missing", "note": "the subject's trace has no such seam", "by_kind": {}}
+        late |= {"isolated": None, "reading": ""}
         unmeasured = ("subject_shape", "figure", "ratio", "worst_row", "rows_failed", "max_abs", "rmse", "cosine")
         late |= dict.fromkeys(unmeasured)
         findings[failing[0]]["note"] = "Rows 0 to 303 differ; the sum of all rows agrees to 2e-7."

@@ -31,6 +31,8 @@ def _back(row: dict[str, str], *, like: Document) -> Document:
         text = row.get(field, "")
         if field == "by_kind":
             found[field] = {kind: float(row[f"by_kind_{kind}"]) for kind in value}
+        elif field == "isolated":
+            found[field] = value and _isolated_back(row, like=value)
         elif field in ("shape", "subject_shape"):
             found[field] = shape(text)
         elif text == "" and value is None:
@@ -38,6 +40,12 @@ def _back(row: dict[str, str], *, like: Document) -> Document:
         else:
             found[field] = int(text) if field in _INTEGERS else float(text) if field in _NUMBERS else text
     return found
+
+
+def _isolated_back(row: dict[str, str], *, like: Document) -> Document:
+    """The figures come back; status and worst row of the isolated reading stand in the JSON alone."""
+    figures = {field: float(row[f"isolated_{field}"]) for field in ("figure", "gate", "ratio")}
+    return {**like, **figures}
 
 
 @pytest.mark.parametrize("wrong", [False, True])
