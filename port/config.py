@@ -88,6 +88,8 @@ class Qwen3VLConfig:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"{path} does not exist; give the folder of a Qwen3-VL checkpoint") from None
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error}; give the folder of a Qwen3-VL checkpoint") from None
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError(f"{path} is not valid JSON: {error}") from None
         if not isinstance(raw, dict):
@@ -171,6 +173,11 @@ def _rope(section: _Reader) -> tuple[float, tuple[int, int, int]]:
         raise ConfigError(
             f"{section.where}: rope_parameters says {found['rope_parameters']}, "
             f"rope_scaling says {found['rope_scaling']}; remove the wrong one"
+        )
+    if section.raw.get("rope_theta") is not None and section.number("rope_theta") != values[0][0]:
+        raise ConfigError(
+            f"{section.where}: rope_theta is {section.raw['rope_theta']}, the one in {' and '.join(found)} is "
+            f"{values[0][0]:g}; remove the wrong one"
         )
     return values[0]
 

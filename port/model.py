@@ -131,6 +131,8 @@ class Qwen3VL(nn.Module):
         """Logits (B, S, V) of the next text tokens (B, S), usually S = 1, after ``prefill``."""
         if not cache.length:
             raise InputError("decode needs the cache of a prefill, this one is empty")
+        if token_ids.ndim != 2 or 0 in token_ids.shape:
+            raise InputError(f"token_ids {tuple(token_ids.shape)} must be (batch, tokens), with at least one of each")
         token_ids = self.tap("input_ids", token_ids)
         self._check_vocabulary(token_ids)
         position_ids = cache.next_positions(token_ids.shape[1])

@@ -181,17 +181,22 @@ class Checkpoint:
             weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
             shards: dict[str, set[str]] = {}
             for key, shard in weight_map.items():
-                shards.setdefault(shard, set()).add(key)
+                shards.setdefault(Path(shard).as_posix(), set()).add(key)
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise WeightsError(f"{index_path} is not a safetensors index: {error!r}; download it again") from None
+        if any(Path(shard).name != shard for shard in shards):
+            raise WeightsError(f"{index_path} names files outside its folder; refusing to follow them")
         missing = sorted(shard for shard in shards if not (self.folder / shard).is_file())
         if missing:
             raise WeightsError(
                 f"{self.folder}: {len(missing)} of {len(shards)} shards are missing: {', '.join(missing[:_SHOWN])}; "
                 "download them again"
             )
-        if any(Path(shard).name != shard for shard in shards):
-            raise WeightsError(f"{index_path} names files outside its folder; refusing to follow them")
+        if single.exists() and SINGLE_FILE not in shards:
+            raise WeightsError(
+                f"{self.folder} holds two checkpoints, {SINGLE_FILE} and the shards of {INDEX_FILE}; "
+                "engines differ in which they read, remove one"
+            )
         for shard, keys in sorted(shards.items()):
             yield self.folder / shard, keys
 

@@ -19,8 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from parity.core.errors import TraceError
+from parity.core.metrics import as_rows
 from parity.core.trace import (
     DTYPES,
+    PADDING,
     SCHEMA_VERSION,
     Description,
     Entry,
@@ -62,8 +64,11 @@ class TraceWriter:
     def __exit__(self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None) -> None:
         try:
             if kind is None:
+                if not self._seams:
+                    raise TraceError(f"the run gave no seam, so there is no trace to write to {self.folder}")
                 self._flush()
                 self._write_manifest()
+                self._temporary.chmod(0o755)  # mkdtemp makes it private
                 os.replace(self._temporary, self.folder)
         finally:
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -136,7 +141,10 @@ class FolderTrace(Trace):
             self._entries[entry.key] = entry
             self._place[entry.key] = (seam["file"], seam["tensor"])
         for label in manifest["labels"]:
-            self._place[SeamKey(label["name"], label["call"])] = (label["file"], label["tensor"])
+            key = SeamKey(label["name"], label["call"])
+            if key in self._place:
+                raise TraceError(f"{self.folder / MANIFEST}: the labels {key} are listed twice, or are a seam too")
+            self._place[key] = (label["file"], label["tensor"])
 
     def entries(self) -> Mapping[SeamKey, Entry]:
         return self._entries
@@ -182,6 +190,14 @@ def check_folder(folder: Path) -> list[str]:
         listed.setdefault(place["file"], set()).add(place["tensor"])
     for entry in trace:
         problems.extend(_entry_problems(trace, entry))
+    used = {entry.rows for entry in trace}
+    for label in manifest["labels"]:
+        key = SeamKey(label["name"], label["call"])
+        if key not in used:  # the others were read with their seams
+            try:
+                trace.labels(key)
+            except TraceError as error:
+                problems.append(str(error))
     for name, tensors in sorted(listed.items()):
         try:
             with safe_open(trace.folder / name, framework="np") as handle:
@@ -204,7 +220,11 @@ def _entry_problems(trace: FolderTrace, entry: Entry) -> list[str]:
         problems.append(
             f"{entry.key} has rows {list(entry.token_shape)}, its labels {entry.rows} are {list(kinds.shape)}"
         )
-    if array.dtype.kind not in "biu" and not bool(np.isfinite(array.astype(np.float64)).all()):
+        return problems
+    rows = as_rows(array, entry.token_axes)
+    if kinds is not None:
+        rows = rows[kinds.reshape(-1) != PADDING]
+    if not bool(np.isfinite(rows).all()):
         problems.append(f"{entry.key} holds NaN or Inf")
     return problems
 

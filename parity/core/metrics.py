@@ -6,24 +6,29 @@ a row that is 140 % wrong.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 
-def as_rows(array: np.ndarray, token_axes: Sequence[int]) -> np.ndarray:
-    """(rows, numbers in a row) float64 view or copy: token axes first, in order, everything else flattened."""
+def as_rows(array: np.ndarray, token_axes: Sequence[int], *, widen: bool = True) -> np.ndarray:
+    """(rows, numbers in a row) view or copy: token axes first, in order, everything else flattened.
+
+    float64, unless ``widen`` is false: int64 has whole numbers that float64 cannot tell apart.
+    """
     moved = np.moveaxis(array, list(token_axes), range(len(token_axes)))
-    rows = int(np.prod(moved.shape[: len(token_axes)], dtype=np.int64))
-    return moved.reshape(rows, -1).astype(np.float64)
+    rows, width = (math.prod(part) for part in (moved.shape[: len(token_axes)], moved.shape[len(token_axes) :]))
+    flat = moved.reshape(rows, width)
+    return flat.astype(np.float64) if widen else flat
 
 
 def row_errors(subject: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Relative error ``|s - r| / |r|`` of every row of two (rows, C) arrays; 0 / 0 is 0, x / 0 is inf."""
-    distance = np.linalg.norm(subject - reference, axis=1)
-    scale = np.linalg.norm(reference, axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # padding may hold anything
+        distance = np.linalg.norm(subject - reference, axis=1)
+        scale = np.linalg.norm(reference, axis=1)
         return np.where(distance == 0, 0.0, distance / scale)
 
 

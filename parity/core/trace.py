@@ -134,7 +134,7 @@ class MemoryTrace(Trace):
 
 
 def check_reading(entry: Entry, array: np.ndarray) -> None:
-    """Raise TraceError unless ``array`` has the shape and dtype that ``entry`` says."""
+    """Raise TraceError unless ``array`` is what ``entry`` says: shape, dtype, rows and gate."""
     if entry.shape != array.shape or DTYPES.get(entry.dtype) != array.dtype:
         raise TraceError(
             f"{entry.key} is declared {entry.dtype} {list(entry.shape)}, "
@@ -142,6 +142,13 @@ def check_reading(entry: Entry, array: np.ndarray) -> None:
         )
     if any(axis >= array.ndim for axis in entry.token_axes):
         raise TraceError(f"{entry.key} has token axes {list(entry.token_axes)}, but only {array.ndim} axes")
+    if entry.axis_names and len(entry.axis_names) != len(entry.token_axes):
+        raise TraceError(
+            f"{entry.key} has axis names {list(entry.axis_names)} for token axes {list(entry.token_axes)}; "
+            "give one name for each, or none"
+        )
+    if entry.gate == "float" and array.dtype.kind in "biu":
+        raise TraceError(f"{entry.key} is {entry.dtype} with a float gate; whole numbers have the gate exact")
 
 
 def dtype_name(array: np.ndarray) -> str:

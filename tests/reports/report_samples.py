@@ -53,7 +53,8 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
             "index": len(findings), "seam": seam, "call": 0, "step": step, "group": group, "gate_kind": kind,
             "shape": shape, "subject_shape": list(shape), "dtype": "float32", "status": "ok", "rows": rows,
             "rows_failed": 0, "worst_row": None, "figure": None, "gate": None, "ratio": None, "floor": None,
-            "max_abs": None, "rmse": None, "cosine": None, "mismatches": None, "by_kind": {}, "isolated": None, "reading": "", "note": "",
+            "max_abs": None, "rmse": None, "cosine": None, "mismatches": None, "by_kind": {}, "note": "",
+            "isolated": None, "reading": "",
         }  # fmt: skip
         if kind == "exact":
             item |= {"dtype": "int64", "mismatches": 0, "max_abs": 0.0}
