@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -42,9 +42,11 @@ class TraceWriter:
     Use as a context manager: the folder is written under a temporary name and moved when the block ends well.
     """
 
-    def __init__(self, folder: Path, description: Description) -> None:
+    def __init__(self, folder: Path, description: Description, *, order: Sequence[SeamKey] = ()) -> None:
+        """``order``: how the manifest lists the readings; those not in it come last, as they were produced."""
         self.folder = Path(folder)
         self.description = description
+        self._order = {key: place for place, key in enumerate(order)}
         self._seams: list[dict[str, Any]] = []
         self._labels: list[dict[str, Any]] = []
         self._pending: dict[str, np.ndarray] = {}
@@ -100,6 +102,9 @@ class TraceWriter:
             self._pending, self._bytes = {}, 0
             self._shard += 1
 
+    def _place_in_order(self, seam: Mapping[str, Any]) -> int:
+        return self._order.get(SeamKey(seam["name"], seam["call"]), len(self._order))
+
     def _write_manifest(self) -> None:
         description = self.description
         manifest = {
@@ -110,7 +115,7 @@ class TraceWriter:
             "case": description.case,
             "kinds": {str(code): name for code, name in description.kinds.items()},
             "labels": self._labels,
-            "seams": self._seams,
+            "seams": sorted(self._seams, key=self._place_in_order),
         }
         (self._temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
@@ -132,6 +137,7 @@ class FolderTrace(Trace):
             checkpoint=manifest["model"]["checkpoint_sha256"],
             kinds={int(code): name for code, name in manifest["kinds"].items()},
         )
+        self._handles: dict[str, Any] = {}
         self._entries: dict[SeamKey, Entry] = {}
         self._place: dict[SeamKey, tuple[str, str]] = {}
         for seam in manifest["seams"]:
@@ -166,8 +172,10 @@ class FolderTrace(Trace):
         name, tensor = self._place[key]
         path = self.folder / name
         try:
-            with safe_open(path, framework="np") as handle:
-                return handle.get_tensor(tensor)
+            if name not in self._handles:
+                # Mapped, not read: a handle costs a header, and parsing it anew for each tensor is slow.
+                self._handles[name] = safe_open(path, framework="np").__enter__()
+            return self._handles[name].get_tensor(tensor)
         except (OSError, SafetensorError) as error:
             raise TraceError(f"{path} does not give {tensor!r} for {key}: {error}") from None
 

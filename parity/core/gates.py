@@ -33,7 +33,7 @@ class FloatGate:
 
 
 # What m and ulps were measured on stands in the README, "How a verdict is reached".
-DEFAULT_GATE = FloatGate(m=8.0, ulps=8.0)
+DEFAULT_GATE = FloatGate(m=6.0, ulps=1.0)
 
 
 def ulp(dtype: str) -> float:

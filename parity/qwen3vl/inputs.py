@@ -136,6 +136,13 @@ def check_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, decod
         )
     for kind, suffix in (("image", ""), ("video", "_videos")):
         _check_pictures(kind, ids, tensors.get(f"pixel_values{suffix}"), tensors.get(f"{kind}_grid_thw"), config)
+    pictures = sum(len(grid) for name, grid in tensors.items() if name.endswith("_grid_thw"))
+    starts, start_id = int((ids == config["vision_start_token_id"]).sum()), config["vision_start_token_id"]
+    if starts < pictures:
+        raise ParityError(
+            f"the prompts hold {starts} vision start tokens for {pictures} pictures and videos; vision_start_token_id "
+            f"{start_id} of config.json and the chat template must be of one checkpoint"
+        )
     patches = [int(grid[:, 1:].prod(dim=1).max()) for name, grid in tensors.items() if name.endswith("_grid_thw")]
     scores = max(
         ids.shape[0] * text["num_attention_heads"] * length**2,

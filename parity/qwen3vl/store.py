@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from parity.core.folder import TraceWriter
-from parity.core.trace import Description, Entry, SeamKey, Trace, dtype_name
+from parity.core.trace import Description, Entry, SeamKey, dtype_name
 from parity.qwen3vl.engines import Engine
 from parity.qwen3vl.inputs import CaseInputs
-from parity.qwen3vl.labels import KINDS
-from parity.qwen3vl.recorder import OnReading
+from parity.qwen3vl.labels import KINDS, row_labels
+from parity.qwen3vl.recorder import OnReading, to_numpy
 from parity.qwen3vl.seams import Expected
 
 
@@ -30,27 +30,24 @@ class TraceStore:
             yield lambda _key, _array: None
             return
         expected = {item.key: item for item in inputs.expected}
-        with TraceWriter(self.folder / name, describe(engine, inputs)) as writer:
+        with TraceWriter(self.folder / name, describe(engine, inputs), order=list(expected)) as writer:
 
             def add(key: SeamKey, array: np.ndarray) -> None:
                 if key in expected:
                     writer.add(entry_of(expected[key], array), array)
 
             yield add
-
-    def save(self, name: str, trace: Trace) -> None:
-        """Write a trace that is in memory, with its row labels."""
-        if self.folder is None:
-            return
-        with TraceWriter(self.folder / name, trace.description) as writer:
-            for entry in trace:
-                writer.add(entry, trace.read(entry.key))
-            for key in dict.fromkeys(entry.rows for entry in trace):
-                if key is not None:
-                    writer.add_labels(key, trace.labels(key))
+            for key, kinds in labels_of(inputs).items():
+                writer.add_labels(key, kinds)
 
 
 NOT_KEPT = TraceStore()
+
+
+def labels_of(inputs: CaseInputs) -> dict[SeamKey, np.ndarray]:
+    """The row labels of a case."""
+    arrays = {name: to_numpy(tensor) for name, tensor in inputs.tensors.items()}
+    return row_labels(arrays, inputs.config, decode_steps=inputs.decode_steps)
 
 
 def describe(engine: Engine, inputs: CaseInputs) -> Description:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from parity.core.errors import ParityError
 from parity.core.floors import Floors
-from parity.core.trace import Entry, MemoryTrace, SeamKey
+from parity.core.folder import FolderTrace
+from parity.core.trace import Entry, SeamKey, Trace
 from parity.qwen3vl.engines import ReferenceEngine
 from parity.qwen3vl.inputs import CaseInputs
-from parity.qwen3vl.labels import row_labels
-from parity.qwen3vl.recorder import Recorder, both, to_numpy
+from parity.qwen3vl.recorder import Recorder, both
 from parity.qwen3vl.seams import Expected
-from parity.qwen3vl.store import NOT_KEPT, TraceStore, describe, entry_of
+from parity.qwen3vl.store import NOT_KEPT, TraceStore
 from reference.model import ReferenceModel
 
 Progress = Callable[[str], None]
@@ -30,11 +32,12 @@ class Yardstick:
     """
 
     engine: ReferenceEngine
-    trace: MemoryTrace
+    trace: Trace
     floors: Floors
     isolated_floors: Floors
     tokens: Tensor
     runs: list[str]
+    spool: tempfile.TemporaryDirectory[str] | None = None  # goes when the yardstick does
 
 
 def floor_variants(model: ReferenceModel) -> list[ReferenceEngine]:
@@ -57,23 +60,16 @@ def measure_yardstick(
     """
     engine = ReferenceEngine(model, "eager", exact=True)
     progress(f"reference ({engine.variant})")
+    # Its own folder unless the caller keeps the traces: a yardstick of a real model does not fit into memory.
+    spool = None if store.folder is not None else tempfile.TemporaryDirectory(prefix="parity-yardstick-")
+    kept = store if spool is None else TraceStore(Path(spool.name))
     expected = inputs.expected
-    readings: dict[SeamKey, np.ndarray] = {}
-    tokens = engine.trace(
-        inputs.tensors,
-        None,
-        steps=inputs.decode_steps,
-        sink=Recorder(expected, lambda key, array: readings.update({key: array})),
-    )
-    _check_complete(expected, readings)
-    trace = MemoryTrace(describe(engine, inputs))
-    for item in expected:
-        array = readings.pop(item.key)
-        trace.add(entry_of(item, array), array)
-    arrays = {name: to_numpy(tensor) for name, tensor in inputs.tensors.items()}
-    for key, kinds in row_labels(arrays, inputs.config, decode_steps=inputs.decode_steps).items():
-        trace.add_labels(key, kinds)
-    store.save("reference", trace)
+    seen: list[SeamKey] = []
+    with kept.recording("reference", engine, inputs) as keep:
+        sink = Recorder(expected, both(lambda key, _array: seen.append(key), keep))
+        tokens = engine.trace(inputs.tensors, None, steps=inputs.decode_steps, sink=sink)
+    _check_complete(expected, seen)
+    trace = FolderTrace((kept.folder or Path()) / "reference")
     floors, isolated = Floors(trace), Floors(trace)
     variants = floor_variants(model)
     for number, variant in enumerate(variants, start=1):
@@ -83,7 +79,7 @@ def measure_yardstick(
             variant.trace(inputs.tensors, tokens, steps=inputs.decode_steps, sink=sink)
         alone = Recorder(expected, _FloatOnly(trace.entries(), isolated), instead=trace)
         variant.trace(inputs.tensors, tokens, steps=inputs.decode_steps, sink=alone)
-    return Yardstick(engine, trace, floors, isolated, tokens, [variant.variant for variant in variants])
+    return Yardstick(engine, trace, floors, isolated, tokens, [variant.variant for variant in variants], spool)
 
 
 class _FloatOnly:
@@ -98,12 +94,12 @@ class _FloatOnly:
             self.floors.observe(entry, array)
 
 
-def _check_complete(expected: list[Expected], readings: Mapping[SeamKey, np.ndarray]) -> None:
+def _check_complete(expected: list[Expected], seen: Sequence[SeamKey]) -> None:
     keys = {item.key for item in expected}
-    missing = [str(item.key) for item in expected if item.key not in readings]
-    surplus = [str(key) for key in readings if key not in keys]
+    missing = [str(key) for key in keys.difference(seen)]
+    surplus = [str(key) for key in seen if key not in keys]
     if missing or surplus:
         raise ParityError(
-            f"the reference gave {len(readings)} seams, {len(expected)} are expected: missing {missing[:10]}, "
+            f"the reference gave {len(seen)} seams, {len(expected)} are expected: missing {missing[:10]}, "
             f"unexpected {surplus[:10]}; this version of transformers is not read correctly"
         )
