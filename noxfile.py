@@ -68,11 +68,32 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session
+def metamorphic(session: nox.Session) -> None:
+    """Relations of the port over random configs and batches: 60 examples of each of seven."""
+    env = {"METAMORPHIC_EXAMPLES": "60"}
+    run(session, "pytest", "tests/parity/qwen3vl/test_metamorphic.py", *session.posargs, env=env)
+
+
+@nox.session
+def calibrate(session: nox.Session) -> None:
+    """What correct runs need, in all dtypes, over three seeds: the data behind the gate's m."""
+    dtypes = ("--dtype", "float32", "--dtype", "bfloat16", "--dtype", "float16")
+    run(session, "parity", "calibrate", *dtypes, *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Every known mistake planted in the port: kill rate and localisation."""
+    run(session, "parity", "mutants", *session.posargs)
+
+
+@nox.session
 def compat(session: nox.Session) -> None:
-    """The standard suite and the reference's tests against the oldest supported transformers."""
+    """The standard suite, the capture and the yardstick with the oldest supported transformers."""
     if not OVERLAY.exists():
         arguments = ["pip", "install", "--no-deps", "--target", str(OVERLAY), *OLDEST]
         run(session, *arguments)
     env = {"PYTHONPATH": str(OVERLAY)}
-    run(session, "pytest", "tests/reference", "tests/parity/qwen3vl", env=env)
+    own = ["tests/reference/test_capture.py", "tests/parity/qwen3vl/test_true_float64.py"]
+    run(session, "pytest", *own, "tests/parity/qwen3vl/test_planted_faults.py", env=env)
     run(session, "parity", "suite", "--out", "parity-reports/suite-transformers-4.57", env=env)

@@ -71,10 +71,15 @@ def test_the_scope_leaves_nothing_behind(run_port: Any) -> None:
     reference = run_port.bench.reference(folder, "float32")
     module = sys.modules[type(reference.model).__module__]
     tensor_float = torch.Tensor.float
-    before = {name: parameter for name, parameter in reference.model.named_parameters()}
-    with pytest.raises(RuntimeError, match="inside"), true_float64(reference):
-        assert torch.get_default_dtype() == torch.float64
-        raise RuntimeError("inside")
+    before = dict(reference.model.named_parameters())
+
+    def fail_inside() -> None:
+        with true_float64(reference):
+            assert torch.get_default_dtype() == torch.float64
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail_inside()
     assert module.torch is torch
     assert torch.Tensor.float is tensor_float
     assert torch.get_default_dtype() == torch.float32

@@ -1,0 +1,89 @@
+"""``parity calibrate``: the smallest m without a false alarm, measured and kept as data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parity.cli import console as view
+from parity.core.gates import DEFAULT_GATE
+from parity.environment import environment
+from parity.qwen3vl.calibration import Need, needs
+from parity.qwen3vl.cases import Case, standard_suite
+from parity.qwen3vl.inputs import prepare_inputs
+from parity.qwen3vl.workbench import Workbench, read_config
+from parity.qwen3vl.yardstick import measure_yardstick
+from reports.atomic import write_text
+
+_WORST_SHOWN = 20
+
+
+def calibrate(*, dtypes: tuple[str, ...], seeds: int, cases: tuple[str, ...], out: Path, as_json: bool) -> int:
+    """Carry the command out; 1 where a correct run needs more than the project's m."""
+    document: dict[str, Any] = {
+        "environment": environment(command=["parity", *sys.argv[1:]], seed=0, threads=torch.get_num_threads()),
+        "gate": {"m": DEFAULT_GATE.m, "ulps": DEFAULT_GATE.ulps},
+        "seeds": list(range(seeds)),
+        "dtypes": {},
+    }
+    chosen = [case for case in standard_suite() if case.check == "forward" and (not cases or case.name in cases)]
+    for dtype in dtypes:
+        found = _measure(chosen, dtype, seeds)
+        document["dtypes"][dtype] = _summary(found)
+        write_text(out, text=json.dumps(document, indent=1) + "\n")
+    if as_json:
+        print(json.dumps(document))
+    else:
+        console = view.make_console()
+        for dtype, summary in document["dtypes"].items():
+            console.print(
+                f"{dtype}: {summary['runs']} correct runs, {summary['rows']} rows; smallest m without a false alarm "
+                f"{summary['smallest_m']:.3g}; false alarms at m = {DEFAULT_GATE.m:g}: {summary['false_alarms']}"
+            )
+        console.print(f"data: {out}")
+    return 1 if any(summary["false_alarms"] for summary in document["dtypes"].values()) else 0
+
+
+def _measure(cases: Sequence[Case], dtype: str, seeds: int) -> list[Need]:
+    found: list[Need] = []
+    bench = Workbench()
+    with view.steps(len(cases) * seeds, quiet=False) as step:
+        for seed in range(seeds):
+            for case in cases:
+                step(f"{dtype}, seed {seed}, {case.name}")
+                spec = replace(case.checkpoint, seed=seed)
+                folder = bench.checkpoint(spec)
+                inputs = prepare_inputs(
+                    case.name,
+                    case.rows,
+                    processor=bench.processor(folder, dtype),
+                    config=read_config(folder),
+                    padding_side=case.padding_side,
+                    decode_steps=case.decode_steps,
+                )
+                model, port = bench.reference(folder, dtype), bench.port(folder, dtype)
+                yardstick = measure_yardstick(inputs, model, progress=_silent)
+                found += needs(inputs, yardstick, model=model, port=port, gate=DEFAULT_GATE, progress=_silent)
+    return found
+
+
+def _summary(found: Sequence[Need]) -> dict[str, Any]:
+    """Runs are counted once, not once per reading."""
+    worst = sorted(found, key=lambda need: need.m, reverse=True)
+    return {
+        "runs": len(found) // 2,
+        "rows": sum(need.rows for need in found),
+        "smallest_m": worst[0].m,
+        "false_alarms": sum(need.m > DEFAULT_GATE.m for need in found),
+        "worst": [asdict(need) for need in worst[:_WORST_SHOWN]],
+    }
+
+
+def _silent(_what: str) -> None:
+    pass
