@@ -1,4 +1,7 @@
-"""``parity calibrate``: the smallest m without a false alarm, measured and kept as data."""
+"""``parity calibrate``: the smallest m without a false alarm, measured and kept as data.
+
+The data say what ran and when, not on whose machine: they are meant to be published.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,9 @@ _WORST_SHOWN = 20
 
 def calibrate(*, dtypes: tuple[str, ...], seeds: int, cases: tuple[str, ...], out: Path, as_json: bool) -> int:
     """Carry the command out; 1 where a correct run needs more than the project's m."""
+    surroundings = environment(command=["parity", *sys.argv[1:]], seed=0, threads=torch.get_num_threads())
     document: dict[str, Any] = {
-        "environment": environment(command=["parity", *sys.argv[1:]], seed=0, threads=torch.get_num_threads()),
+        "environment": {name: surroundings[name] for name in ("created", "python", "threads", "packages")},
         "gate": {"m": DEFAULT_GATE.m, "ulps": DEFAULT_GATE.ulps},
         "seeds": list(range(seeds)),
         "dtypes": {},

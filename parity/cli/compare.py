@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from parity.cli import console as view
+from parity.cli.errors import USAGE
 from parity.core.compare import Comparison, compare
 from parity.core.errors import ParityError
 from parity.core.floors import Floors
@@ -37,7 +39,8 @@ def compare_folders(options: CompareOptions) -> int:
     """Judge a subject's folder against the reference's; returns the exit code of the verdict."""
     if not options.floors:
         raise ParityError(
-            "no floor: give at least one further correct run with --floor; `parity run --traces DIR` writes three"
+            "no floor: give at least one further correct run with --floor; "
+            "`parity run --traces DIR` leaves some in DIR/floor-1, DIR/floor-2, ..."
         )
     reference = FolderTrace(options.reference)
     floors = Floors(reference)
@@ -49,10 +52,11 @@ def compare_folders(options: CompareOptions) -> int:
         "verdict": verdict_json(judgement),
         "findings": [finding_json(index, finding) for index, finding in enumerate(findings)],
     }
-    if options.as_json:
-        click.echo(json.dumps(document, allow_nan=False))
-    else:
-        _show(document, every=options.every)
+    with view.printing() as console:
+        if options.as_json:
+            click.echo(json.dumps(document, allow_nan=False))
+        else:
+            _show(console, document, every=options.every)
     return judgement.verdict.exit_code
 
 
@@ -67,17 +71,17 @@ def check_folders(folders: Sequence[Path]) -> int:
     """Say what is wrong with trace folders; 0 when nothing is, else 2."""
     from parity.core.folder import check_folder
 
-    code = 0
-    for folder in folders:
-        problems = check_folder(folder)
-        click.echo(f"{folder}: " + ("sound" if not problems else f"{len(problems)} problems"))
-        for problem in problems:
-            click.echo(f"  {problem}")
-        code = 2 if problems else code
-    return code
+    found = {folder: check_folder(folder) for folder in folders}
+    with view.printing():
+        for folder, problems in found.items():
+            count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+            click.echo(f"{folder}: {count if problems else 'sound'}")
+            for problem in problems:
+                click.echo(f"  {problem}")
+    return USAGE if any(found.values()) else 0
 
 
-def _show(document: dict[str, Any], *, every: bool) -> None:
-    console, verdict = view.make_console(), document["verdict"]
+def _show(console: Console, document: dict[str, Any], *, every: bool) -> None:
+    verdict = document["verdict"]
     console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=every))
-    console.print(f"{view.coloured(verdict['value'])}  {verdict['reason']}", soft_wrap=True)
+    console.print(view.verdict_line(verdict), soft_wrap=True)

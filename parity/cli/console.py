@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -17,10 +19,33 @@ COLOURS = {"PARITY": "bold green", "DIVERGED": "bold red", "INCOMPLETE": "bold y
 _PLAIN_WIDTH = 160
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Called while the error is handled: rich would exit with code 1, which here means diverged."""
+        raise
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """A console; lines are not wrapped at 80 columns when the output goes to a file or a pipe."""
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False)
+    return _Console(stderr=stderr, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False, emoji=False)
+
+
+@contextmanager
+def printing() -> Iterator[Console]:
+    """A console for results. A reader that goes away (``| head -1``) costs the rest of the text, not the exit code."""
+    try:
+        yield make_console()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered would raise again when Python ends.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def plain(text: str) -> str:
+    """Text as it is: a path or a name may hold what rich would take for markup."""
+    return escape(text)
 
 
 class Steps:
@@ -70,11 +95,11 @@ def findings_table(findings: Sequence[Mapping[str, Any]], *, first: int | None, 
         table.add_column(name, justify=justify, no_wrap=name != "worst row")  # type: ignore[arg-type]
     for group in _groups(findings, every=every):
         if len(group) > 1:
-            table.add_row(*_group_cells(group))
+            table.add_row(*map(plain, _group_cells(group)))
         else:
             failing = group[0]["status"] != "ok"
             mark = "> " if group[0]["index"] == first else ""
-            table.add_row(*_cells(group[0], mark), style="red" if failing else None)
+            table.add_row(*map(plain, _cells(group[0], mark)), style="red" if failing else None)
     return table
 
 
@@ -167,7 +192,7 @@ def suite_tables(document: Mapping[str, Any]) -> Iterable[Table]:
             f"{case['seams_compared']}/{case['seams_expected']}",
             str(case["rows_compared"]),
             "" if worst is None else f"{worst['ratio']:.3g}",
-            place,
+            plain(place),
         )
     phases = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("phase", "title", "verdict", "cases run", "reason"):
@@ -178,7 +203,7 @@ def suite_tables(document: Mapping[str, Any]) -> Iterable[Table]:
             phase["title"],
             coloured(phase["verdict"]),
             f"{phase['ran']}/{phase['cases']}",
-            phase["reason"],
+            plain(phase["reason"]),
         )
     return cases, phases
 
@@ -186,3 +211,7 @@ def suite_tables(document: Mapping[str, Any]) -> Iterable[Table]:
 def coloured(verdict: str) -> str:
     style = COLOURS[verdict]
     return f"[{style}]{verdict}[/{style}]"
+
+
+def verdict_line(verdict: Mapping[str, Any]) -> str:
+    return f"{coloured(verdict['value'])}  {plain(verdict['reason'])}"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import click
 
+from parity.cli import signals
+
 USAGE = 2
-INTERRUPTED = 130
 _ROOMS = ("parity", "port", "reference", "reports")
 _EXTRAS = {"torch": "port", "transformers": "reference", "torchvision": "reference", "av": "reference"}
 
@@ -16,28 +22,56 @@ _EXTRAS = {"torch": "port", "transformers": "reference", "torchvision": "referen
 def guarded(action: Callable[[], int], *, debug: bool) -> int:
     """Run ``action`` and return its exit code, or that of the error that it raised.
 
-    Errors that a room raises on purpose name the thing and the way out, so their text is the message. Anything
-    else is a defect of the harness, and says so.
+    Errors that a room raises on purpose name the thing and the way out, so their text is the message, and those of
+    the operating system name a file. Anything else is a defect of the harness, and says so.
     """
     try:
-        return action()
+        with signals.terminable(), quiet_libraries(debug=debug):
+            return action()
     except click.ClickException:
         raise
-    except KeyboardInterrupt:
-        message, code = "interrupted; no report was written, and an earlier one is as it was", INTERRUPTED
-        _say(message, debug=debug)
-        return code
-    except ModuleNotFoundError as error:
-        _say(_missing_extra(error), debug=debug)
-        return USAGE
+    except KeyboardInterrupt as interrupt:
+        _say("interrupted; nothing was written, and an earlier report is as it was", debug=debug)
+        return signals.exit_code(interrupt)
     except Exception as error:
-        ours = isinstance(error, ValueError) and type(error).__module__.split(".")[0] in _ROOMS
-        if ours:
-            _say(str(error), debug=debug)
-        else:
-            kind = type(error).__name__
-            _say(f"unexpected {kind}: {error}; this is a defect of the harness, --debug shows where", debug=debug)
+        _say(_message(error), debug=debug)
         return USAGE
+
+
+@contextmanager
+def quiet_libraries(*, debug: bool) -> Iterator[None]:
+    """Keep the libraries' warnings and hints off stderr, but not their errors. With ``--debug`` they stay.
+
+    The environment variables speak to what no Python code can silence: torch's C++ warnings, and the bars that a
+    download draws even into a file.
+    """
+    if debug:
+        yield
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    disabled = logging.root.manager.disable
+    logging.disable(max(disabled, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return _missing_extra(error)
+    if isinstance(error, ValueError) and type(error).__module__.split(".")[0] in _ROOMS:
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({error}); use a shorter prompt, smaller pictures or a smaller model"
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; check the place, its permissions and the space left on its disk"
+    return f"unexpected {type(error).__name__}: {error}; this is a defect of the harness, --debug shows where"
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str:

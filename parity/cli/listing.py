@@ -8,16 +8,17 @@ import click
 from rich import box
 from rich.table import Table
 
-from parity.cli.console import make_console
+from parity.cli.console import plain, printing
 from parity.qwen3vl.seams import all_specs
 
 
-def print_seams(*, as_json: bool) -> None:
+def print_seams(*, as_json: bool) -> int:
     lines: list[dict[str, object]] = [
         {"name": spec.name, "axes": list(spec.layout), "gate": spec.gate, "group": spec.group, "where": spec.where}
         for spec in all_specs()
     ]
     _print(lines, ["name", "axes", "gate", "where"], as_json=as_json)
+    return 0
 
 
 def print_cases(*, as_json: bool) -> int:
@@ -39,11 +40,13 @@ def print_cases(*, as_json: bool) -> int:
 
 
 def _print(lines: list[dict[str, object]], columns: list[str], *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(lines))
-        return
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for line in lines:
-        cells = [line[column] for column in columns]
-        table.add_row(*(" ".join(map(str, cell)) if isinstance(cell, list) else str(cell) for cell in cells))
-    make_console().print(table)
+    with printing() as console:
+        if as_json:
+            click.echo(json.dumps(lines))
+            return
+        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        for line in lines:
+            cells = [line[column] for column in columns]
+            texts = (" ".join(map(str, cell)) if isinstance(cell, list) else str(cell) for cell in cells)
+            table.add_row(*map(plain, texts))
+        console.print(table)

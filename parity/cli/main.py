@@ -20,6 +20,20 @@ threads_option = click.option("--threads", type=click.IntRange(min=1), help="Thr
 out_option = click.option("--out", type=FOLDER, help="Folder of the report; default: a new one in parity-reports.")
 
 
+def _text(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        (value or "").encode("utf-8")
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not valid UTF-8 text", param=parameter) from None
+    return value
+
+
+def _model(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not value.strip():
+        raise click.BadParameter("it is empty; name a folder or a hub id, or leave it out", param=parameter)
+    return value
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("qwen3vl-parity"), prog_name="parity")
 def main() -> None:
@@ -30,14 +44,14 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, callback=_model)
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the prompt; may be repeated.")
 @click.option("--video", "videos", type=FOLDER, multiple=True, help="A video for the prompt; may be repeated.")
-@click.option("--prompt", help="The question.")
+@click.option("--prompt", callback=_text, help="The question.")
 @click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Rows; the others vary row 0.")
 @click.option("--dtype", type=DTYPE, default="float32", show_default=True)
 @click.option("--case", help="A case of the standard suite instead of a prompt of your own.")
-@click.option("--steps", type=click.IntRange(0, 256), default=4, show_default=True, help="Decode steps.")
+@click.option("--steps", type=click.IntRange(0, 256), help="Decode steps; default 4.")
 @click.option("--chunk", type=click.IntRange(min=1), help="The subject prefills in chunks of so many tokens.")
 @click.option("--padding-side", type=click.Choice(["left", "right"]), default="left", show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the tiny checkpoint.")
@@ -102,6 +116,57 @@ def compare(*, debug: bool, multiple: float | None, **options: Any) -> None:
     sys.exit(guarded(action, debug=debug))
 
 
+@main.command()
+@click.argument("model", required=False, callback=_model)
+@click.option("--prompt", callback=_text, default="How many legs has a spider?", show_default=True)
+@click.option("--image", "images", type=FOLDER, multiple=True, help="A picture, put before the prompt.")
+@click.option("--steps", type=click.IntRange(min=1), default=16, show_default=True, help="Tokens to generate.")
+@json_option
+@debug_option
+def greedy(*, debug: bool, **options: Any) -> None:
+    """Greedy tokens of the port beside those of mistral.rs (extra: engines) on one prompt."""
+
+    def action() -> int:
+        from parity.cli.greedy import greedy
+
+        return greedy(**options)
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
+@click.argument("relation")
+@click.option("--spec", required=True, help="The example as JSON, as a failing test prints it.")
+@debug_option
+def metamorphic(*, relation: str, spec: str, debug: bool) -> None:
+    """Run one example of a relation that a correct port keeps without any reference."""
+
+    def action() -> int:
+        from parity.cli.metamorphic import metamorphic
+
+        return metamorphic(relation, spec)
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
+@click.option("--dtype", "dtypes", type=DTYPE, multiple=True, default=["float32"], help="May be repeated.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Checkpoints of each case.")
+@click.option("--case", "cases", multiple=True, help="Only this case; may be repeated.")
+@click.option("--out", type=FOLDER, default=Path("parity-reports/calibration.json"), show_default=True)
+@json_option
+@debug_option
+def calibrate(*, debug: bool, **options: Any) -> None:
+    """Measure what correct runs need: the smallest m without a false alarm."""
+
+    def action() -> int:
+        from parity.cli.calibrate import calibrate
+
+        return calibrate(**options)
+
+    sys.exit(guarded(action, debug=debug))
+
+
 @main.group()
 def trace() -> None:
     """Trace folders."""
@@ -129,11 +194,14 @@ def report(*, report: Path, out: Path | None, debug: bool) -> None:
     """Make CSV, Markdown and HTML again from a saved report.json (or the folder it lies in)."""
 
     def action() -> int:
+        from parity.cli.console import printing
         from reports.write import render
 
         path = report / "report.json" if report.is_dir() else report
-        for made in render(path, out_dir=out).values():
-            click.echo(made)
+        files = render(path, out_dir=out)
+        with printing():
+            for made in files.values():
+                click.echo(made)
         return 0
 
     sys.exit(guarded(action, debug=debug))
@@ -141,11 +209,16 @@ def report(*, report: Path, out: Path | None, debug: bool) -> None:
 
 @main.command()
 @json_option
-def seams(*, as_json: bool) -> None:
+@debug_option
+def seams(*, as_json: bool, debug: bool) -> None:
     """List the seams: name, axes, gate, and where the reference has them."""
-    from parity.cli.listing import print_seams
 
-    print_seams(as_json=as_json)
+    def action() -> int:
+        from parity.cli.listing import print_seams
+
+        return print_seams(as_json=as_json)
+
+    sys.exit(guarded(action, debug=debug))
 
 
 @main.command()
@@ -188,9 +261,9 @@ def checkpoint_make(*, folder: Path, debug: bool, **options: Any) -> None:
     """Make a seeded checkpoint in FOLDER, complete with tokenizer, processor configs and chat template."""
 
     def action() -> int:
-        from reference.checkpoint import make_checkpoint
+        from parity.qwen3vl.workbench import make_seeded
 
-        click.echo(make_checkpoint(folder, **options))
+        click.echo(make_seeded(folder, **options))
         return 0
 
     sys.exit(guarded(action, debug=debug))

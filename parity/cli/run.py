@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import click
 import torch
 
 from parity.cli import console as view
-from parity.cli.output import report_folder, write_run
+from parity.cli.output import Staged, report_folder, write_run
 from parity.core.errors import ParityError
 from parity.environment import environment
 from parity.qwen3vl.batch import batch_rows
@@ -26,11 +27,12 @@ from parity.qwen3vl.media import PictureFile, Source, VideoFile, is_picture
 from parity.qwen3vl.perf import measure
 from parity.qwen3vl.run import RunResult, run_subject
 from parity.qwen3vl.store import TraceStore
-from parity.qwen3vl.workbench import Workbench, checkpoint_digest, read_config
+from parity.qwen3vl.workbench import Workbench, checkpoint_digest, named_checkpoint, read_config
 from parity.qwen3vl.yardstick import Yardstick, measure_yardstick
-from reference.hub import checkpoint_folder
 
 TIMED_RUNS = 3
+# checkpoint, weights, pictures, yardstick, four floor runs, subject, report
+_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class RunOptions:
     batch: int
     dtype: str
     case: str | None
-    steps: int
+    steps: int | None
     chunk: int | None
     padding_side: Literal["left", "right"]
     out: Path | None
@@ -64,14 +66,19 @@ def run(options: RunOptions) -> int:
     folder = report_folder(options.out, case.name)
     if options.traces is not None and options.traces.exists():
         raise ParityError(f"{options.traces} exists already; name a new folder for the traces")
-    store = TraceStore(options.traces)
     bench = Workbench()
-    console = view.make_console()
+    seeded = options.model is None
     turns = TIMED_RUNS + 1 if options.timing else 0
-    with view.steps(9 + turns, quiet=options.as_json) as step:
+    with ExitStack() as stack:
+        store = TraceStore()
+        if options.traces is not None:
+            store = TraceStore(stack.enter_context(Staged(options.traces, what="traces")).work)
+        report = stack.enter_context(Staged(folder)).work
+        # Before the bar: a download has bars of its own.
+        named = None if options.model is None else named_checkpoint(options.model)
+        step = stack.enter_context(view.steps(_STEPS + turns, quiet=options.as_json))
         step("checkpoint")
-        seeded = options.model is None
-        checkpoint = bench.checkpoint(case.checkpoint) if seeded else checkpoint_folder(options.model or "")
+        checkpoint = named or bench.checkpoint(case.checkpoint)
         config = read_config(checkpoint)
         step("reading weights")
         subject = PortEngine(bench.port(checkpoint, options.dtype), chunk=case.chunk)
@@ -87,7 +94,8 @@ def run(options: RunOptions) -> int:
             decode_steps=case.decode_steps,
             chunk=case.chunk,
         )
-        yardstick = measure_yardstick(inputs, model, progress=step, store=store)
+        with _reference_runs(checkpoint):
+            yardstick = measure_yardstick(inputs, model, progress=step, store=store)
         result = run_subject(inputs, subject, yardstick, progress=step, store=store)
         performance = _timed(subject, yardstick, inputs, result, step) if options.timing else None
         step("report")
@@ -102,28 +110,37 @@ def run(options: RunOptions) -> int:
             floor_runs=yardstick.runs,
             maps=maps,
             performance=performance,
+            blind_to=[],
         )
-        files = write_run(document, maps, folder)
-    if options.as_json:
-        click.echo(json.dumps(document, allow_nan=False))
-    else:
-        _show(console, document, files["html"], every=options.every)
+        write_run(document, maps, report)
+    with view.printing() as console:
+        if options.as_json:
+            click.echo(json.dumps(document, allow_nan=False))
+        else:
+            _show(console, document, folder / "report.html", every=options.every)
     return result.judgement.verdict.exit_code
 
 
 def chosen_case(options: RunOptions) -> Case:
     """The case that the options describe: one of the suite's, the default, or one of the user's own."""
-    own = bool(options.images or options.videos or options.prompt)
+    own = bool(options.images or options.videos) or options.prompt is not None
     if options.case is not None:
-        if own or options.model or options.batch > 1:
-            raise ParityError("--case brings its own model, prompt and pictures; leave the others out, or leave it out")
-        return suite_case(options.case)
+        chosen = suite_case(options.case)
+        if own or options.model or options.batch > 1 or options.seed or options.steps is not None:
+            raise ParityError(
+                "--case brings its own model, seed, prompt, pictures, batch and steps; leave those out, or leave it out"
+            )
+        if options.chunk is not None or options.padding_side != "left":
+            raise ParityError("--case brings its own chunk and padding side; leave those out, or leave it out")
+        return chosen
     base = photo_case(SeededCheckpoint("tiny", seed=options.seed))
     rows = base.rows
     if own:
         media: list[Source] = [*map(PictureFile, options.images), *map(VideoFile, options.videos)]
-        prompt = options.prompt or ("Describe this." if media else "")
-        rows = ((*media, prompt),)
+        prompt = "Describe this." if options.prompt is None else options.prompt
+        if not media and not prompt:
+            raise ParityError("the prompt is empty and there is no picture; give --prompt a text, or leave it out")
+        rows = ((*media, prompt) if prompt else tuple(media),)
     return replace(
         base,
         name="run" if own or options.model else base.name,
@@ -131,9 +148,23 @@ def chosen_case(options: RunOptions) -> Case:
         phase=4 if options.batch > 1 else 1,
         rows=batch_rows(rows[0], options.batch),
         padding_side=options.padding_side,
-        decode_steps=options.steps,
+        decode_steps=base.decode_steps if options.steps is None else options.steps,
         chunk=options.chunk,
     )
+
+
+@contextmanager
+def _reference_runs(checkpoint: Path) -> Iterator[None]:
+    """What the reference raises over an input that both checks and processor let through is no defect of ours."""
+    try:
+        yield
+    except ParityError:
+        raise
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ParityError(
+            f"the reference cannot run this input on {checkpoint}: {error}; check that config.json, the tokenizer "
+            "and the processor's configs belong to one checkpoint"
+        ) from error
 
 
 def suite_case(name: str) -> Case:
@@ -211,15 +242,16 @@ def _timed(
 
 def _show(console: Any, document: dict[str, Any], html: Path, *, every: bool) -> None:
     verdict, case = document["verdict"], document["case"]
-    console.print(
+    title = (
         f"{document['subject']['name']} against {document['reference']['name']} {document['reference']['detail']}, "
         f"{document['subject']['dtype']}; {document['checkpoint']['name']}; {case['mode']}, batch {case['batch']}"
     )
+    console.print(view.plain(title))
     console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=every))
     if document["performance"] is not None:
         console.print(view.performance_table(document["performance"]))
-    console.print(f"{view.coloured(verdict['value'])}  {verdict['reason']}", soft_wrap=True)
-    console.print(f"report: {html}", soft_wrap=True)
+    console.print(view.verdict_line(verdict), soft_wrap=True)
+    console.print(view.plain(f"report: {html}"), soft_wrap=True)
 
 
 def _title(row: Row, batch: int) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 
 import click
 import torch
+from rich.console import Console
 
 from parity.cli import console as view
-from parity.cli.output import report_folder, write_run
+from parity.cli.output import Staged, report_folder, write_run
 from parity.cli.run import describe_case, describe_checkpoint
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict, combine
@@ -49,7 +50,7 @@ def suite(options: SuiteOptions) -> int:
     bench = Workbench()
     start = time.perf_counter()
     surroundings = environment(command=["parity", *sys.argv[1:]], seed=0, threads=torch.get_num_threads())
-    with view.steps(len(cases), quiet=options.as_json) as step:
+    with Staged(folder) as staged, view.steps(len(cases), quiet=options.as_json) as step:
         begun: set[str] = set()
 
         def progress(case: Case, _what: str) -> None:
@@ -58,7 +59,7 @@ def suite(options: SuiteOptions) -> int:
                 step(f"{case.name}: {case.title}")
 
         def finished(run: CaseRun, summary: CaseSummary) -> CaseSummary:
-            place = folder / "cases" / run.case.name
+            place = staged.work / "cases" / run.case.name
             _write_case(run, bench, surroundings, place)
             return replace(summary, report=f"cases/{run.case.name}/report.html")
 
@@ -73,11 +74,12 @@ def suite(options: SuiteOptions) -> int:
             reason=reason,
             seconds=round(time.perf_counter() - start, 3),
         )
-        files = write_report(document, folder)
-    if options.as_json:
-        click.echo(json.dumps(document, allow_nan=False))
-    else:
-        _show(document, files["html"])
+        write_report(document, staged.work)
+    with view.printing() as console:
+        if options.as_json:
+            click.echo(json.dumps(document, allow_nan=False))
+        else:
+            _show(console, document, folder / "report.html")
     return verdict.exit_code
 
 
@@ -86,11 +88,17 @@ def _chosen(every: Sequence[Case], options: SuiteOptions) -> list[Case]:
     unknown = [name for name in options.cases if name not in names]
     if unknown:
         raise ParityError(f"there is no case {', '.join(unknown)}; the suite has {', '.join(sorted(names))}")
-    return [
+    chosen = [
         case
         for case in every
         if (not options.cases or case.name in options.cases) and (not options.phases or case.phase in options.phases)
     ]
+    if not chosen:
+        raise ParityError(
+            f"no case is left: {', '.join(options.cases)} is not in phase {', '.join(map(str, options.phases))}; "
+            "leave --phase out"
+        )
+    return chosen
 
 
 def _verdict(summaries: Sequence[CaseSummary], cases: Sequence[Case], every: Sequence[Case]) -> tuple[Verdict, str]:
@@ -110,7 +118,7 @@ def _write_case(run: CaseRun, bench: Workbench, surroundings: dict[str, Any], fo
         section = _weights_section(case)
         maps, floor_runs = [], ["the same sum, one 2-D convolution per frame"]
         dtype = case.checkpoint.dtype
-        reference = Side("checkpoint files and torch.nn.Conv3d", torch.__version__, dtype)
+        reference = Side("checkpoint files and torch.nn.Conv3d", str(torch.__version__), dtype)
         subject = Side("port", "its own tensors", dtype)
     else:
         processor = bench.processor(run.folder, yardstick.engine.dtype)
@@ -130,6 +138,7 @@ def _write_case(run: CaseRun, bench: Workbench, surroundings: dict[str, Any], fo
         floor_runs=floor_runs,
         maps=maps,
         performance=None,
+        blind_to=[],
     )
     write_run(document, maps, folder)
 
@@ -149,8 +158,7 @@ def _weights_section(case: Case) -> dict[str, Any]:
     }
 
 
-def _show(document: dict[str, Any], html: Path) -> None:
-    console = view.make_console()
+def _show(console: Console, document: dict[str, Any], html: Path) -> None:
     for table in view.suite_tables(document):
         console.print(table)
     totals, verdict = document["totals"], document["verdict"]
@@ -159,5 +167,5 @@ def _show(document: dict[str, Any], html: Path) -> None:
         f"{totals['rows_compared']} rows compared, {totals['not_compared']} seams not compared, "
         f"{totals['forwards']} forwards, {totals['seconds']:.0f} s"
     )
-    console.print(f"{view.coloured(verdict['value'])}  {verdict['reason']}", soft_wrap=True)
-    console.print(f"report: {html}", soft_wrap=True)
+    console.print(view.verdict_line(verdict), soft_wrap=True)
+    console.print(view.plain(f"report: {html}"), soft_wrap=True)

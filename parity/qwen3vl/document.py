@@ -41,6 +41,7 @@ def run_document(
     floor_runs: Sequence[str],
     maps: Sequence[HeatMap],
     performance: Mapping[str, Any] | None,
+    blind_to: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
     """The document of one run; the pictures of ``maps`` lie where ``picture_file`` says."""
     return {
@@ -61,6 +62,7 @@ def run_document(
         "findings": [finding_json(index, finding) for index, finding in enumerate(result.findings)],
         "logits": _logits([f.logits for f in result.findings if f.logits is not None]),
         "pictures": [_picture(index, heat_map) for index, heat_map in enumerate(maps)],
+        "blind_to": [dict(item) for item in blind_to],
         "performance": None if performance is None else dict(performance),
     }
 

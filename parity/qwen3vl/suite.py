@@ -62,7 +62,8 @@ def run_case(case: Case, bench: Workbench, *, dtype: str, progress: Progress) ->
     else:
         result = run_subject(inputs, subject, yardstick, progress=progress)
     steps = case.decode_steps + 1
-    forwards = steps * (1 + len(yardstick.runs)) + (inputs.chunks - 1) + steps
+    # The yardstick once; every floor run and the subject twice, on their own and part by part.
+    forwards = steps + 2 * len(yardstick.runs) * steps + 2 * (steps + inputs.chunks - 1)
     return CaseRun(case, folder, result, inputs, yardstick, forwards)
 
 
