@@ -18,6 +18,7 @@ from parity.cli.output import Staged, report_folder, write_run
 from parity.core.errors import ParityError
 from parity.environment import environment
 from parity.qwen3vl.batch import batch_rows
+from parity.qwen3vl.blind import blind_to
 from parity.qwen3vl.cases import PHASES, Case, Row, SeededCheckpoint, photo_case, standard_suite
 from parity.qwen3vl.document import Side, generated_json, run_document
 from parity.qwen3vl.engines import Engine, PortEngine, ReferenceEngine
@@ -110,7 +111,7 @@ def run(options: RunOptions) -> int:
             floor_runs=yardstick.runs,
             maps=maps,
             performance=performance,
-            blind_to=[],
+            blind_to=blind_to(case, inputs, options.dtype),
         )
         write_run(document, maps, report)
     with view.printing() as console:

@@ -20,6 +20,7 @@ from parity.cli.run import describe_case, describe_checkpoint
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict, combine
 from parity.environment import environment
+from parity.qwen3vl.blind import blind_to
 from parity.qwen3vl.cases import PHASES, Case, standard_suite
 from parity.qwen3vl.document import CaseSummary, Side, run_document, suite_document
 from parity.qwen3vl.heatmaps import heat_maps
@@ -138,7 +139,7 @@ def _write_case(run: CaseRun, bench: Workbench, surroundings: dict[str, Any], fo
         floor_runs=floor_runs,
         maps=maps,
         performance=None,
-        blind_to=[],
+        blind_to=blind_to(case, inputs, subject.dtype),
     )
     write_run(document, maps, folder)
 

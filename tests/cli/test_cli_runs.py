@@ -1,0 +1,129 @@
+"""Runs that must end in parity, and what they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_samples import Parity
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--batch", 3),
+        ("--batch", 3, "--padding-side", "right"),
+        ("--dtype", "bfloat16"),
+        ("--dtype", "float16"),
+        ("--chunk", 7),
+        ("--threads", 1),
+        ("--seed", 3),
+    ],
+    ids=lambda options: " ".join(map(str, options)) or "plain",
+)
+def test_the_port_is_at_parity(options: tuple[object, ...], run: Parity, media: Path) -> None:
+    answer = run(*options, "--image", media / "good.png", "--out", "report")
+    answer.succeeds()
+    *_, verdict, place = answer.stdout.splitlines()
+    assert verdict.startswith("PARITY  all ")
+    assert place == "report: report/report.html"
+    assert "\x1b" not in answer.stdout
+
+
+def test_text_alone(run: Parity) -> None:
+    run("--prompt", "How many legs has a spider?").succeeds()
+
+
+def test_without_arguments_a_photo_is_shown_to_a_seeded_checkpoint(parity: Parity, work: Path) -> None:
+    answer = parity("run", "--no-timing", "--json")
+    answer.succeeds()
+    document = json.loads(answer.stdout)
+    assert document["checkpoint"]["name"] == "seeded tiny, seed 0"
+    assert document["case"]["steps"] == ["prefill", "decode 1", "decode 2", "decode 3", "decode 4"]
+    (folder,) = (work / "parity-reports").iterdir()
+    assert folder.name.endswith("-photo")
+
+
+def test_pictures_and_videos_of_ones_own(run: Parity, media: Path, tiny: Path) -> None:
+    answer = run(tiny, "--image", media / "good.png", "--video", media / "good.mp4", "--prompt", "What?", "--json")
+    answer.succeeds()
+    document = json.loads(answer.stdout)
+    assert document["verdict"]["value"] == "PARITY"
+    (row,) = document["case"]["rows"]
+    assert (row["text"], row["images"], row["videos"]) == ("[good.png] [good.mp4] What?", 1, 1)
+    assert document["checkpoint"]["name"] == "tiny"
+
+
+def test_a_case_of_the_suite(parity: Parity) -> None:
+    answer = parity("run", "--case", "batch-3", "--no-timing", "--json")
+    answer.succeeds()
+    document = json.loads(answer.stdout)
+    assert (document["case"]["name"], document["case"]["batch"]) == ("batch-3", 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--case", "nope"), ("'nope'", "batch-3")),
+        (("--case", "conv3d-tiny"), ("conv3d-tiny", "parity suite --case")),
+        (("--case", "batch-3", "--prompt", ""), ("--case brings its own",)),
+        (("--case", "batch-3", "--steps", 1), ("--case brings its own",)),
+        (("--case", "batch-3", "--chunk", 5), ("--case brings its own",)),
+        (("--dtype", "int8"), ("--dtype", "int8")),
+        (("--steps", -1), ("--steps",)),
+        (("--batch", 0), ("--batch",)),
+        (("--chunk", 0), ("--chunk",)),
+        (("--wrong",), ("--wrong",)),
+    ],
+)
+def test_wrong_options(options: tuple[object, ...], words: tuple[str, ...], parity: Parity) -> None:
+    parity("run", *options).refuses(*words)
+
+
+def test_every_seam_has_a_line_on_request(run: Parity, media: Path) -> None:
+    short = run("--image", media / "good.png")
+    long = run("--image", media / "good.png", "--every-seam")
+    assert "text.layers.0 (" in short.stdout
+    assert "text.layers.0 (" not in long.stdout
+    assert "text.layers.0.attn.q_rope" in long.stdout
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(run: Parity, media: Path) -> None:
+    name = "a [/red] [bold]b :car:"
+    answer = run("--image", media / "good.png", "--out", name)
+    answer.succeeds()
+    assert answer.stdout.splitlines()[-1] == f"report: {name}/report.html"
+
+
+def test_timing(parity: Parity, media: Path) -> None:
+    answer = parity("run", "--steps", 1, "--image", media / "good.png")
+    answer.succeeds()
+    assert "timing (median)" in answer.stdout
+
+
+def test_a_suite_of_two_cases_is_incomplete(parity: Parity, work: Path) -> None:
+    answer = parity("suite", "--case", "text", "--case", "batch-2-text", "--out", "report", "--json")
+    answer.succeeds(code=3)
+    document = json.loads(answer.stdout)
+    assert document["verdict"]["value"] == "INCOMPLETE"
+    assert [case["verdict"] for case in document["cases"]] == ["PARITY", "PARITY"]
+    assert {phase["verdict"] for phase in document["phases"]} == {"INCOMPLETE"}
+    for case in document["cases"]:
+        assert (work / "report" / case["report"]).is_file()
+    shown = parity("report", "report")
+    shown.succeeds()
+
+
+def test_wrong_options_of_the_suite(parity: Parity, work: Path) -> None:
+    parity("suite", "--case", "nope").refuses("nope", "batch-3")
+    parity("suite", "--case", "batch-3", "--phase", 1).refuses("batch-3 is not in phase 1")
+    assert list(work.iterdir()) == []
+
+
+def test_the_traceback_is_there_on_request(parity: Parity) -> None:
+    answer = parity("run", "nonsense", "--debug")
+    assert answer.code == 2
+    assert "Traceback" in answer.stderr
+    assert answer.stderr.splitlines()[-1].startswith("parity: nonsense is not a folder")
