@@ -7,8 +7,8 @@ Shape legend
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch

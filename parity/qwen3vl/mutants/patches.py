@@ -106,6 +106,11 @@ def _one_patch(x: Tensor) -> Tensor:
     return x
 
 
+def _no_rotation(original: Any, self: VisionModel, grid_thw: Tensor) -> tuple[Tensor, Tensor]:
+    cos, sin = original(self, grid_thw)
+    return torch.ones_like(cos), torch.zeros_like(sin)
+
+
 def _repeated_not_tiled(grid_thw: Tensor, merge: int) -> Tensor:
     frames = []
     for t, h, w in grid_thw.tolist():
@@ -291,6 +296,15 @@ MUTANTS = [
         "embed",
         _positions_added_twice,
         component="pos-embed",
+    ),
+    _patches(
+        "vision-2d-rope-missing",
+        "patches are not turned at all",
+        "rope_cos",
+        lambda: around(port.vision.VisionModel, "rotary", _no_rotation),
+        component="vision-rope",
+        real=True,
+        source="hipfire #325; 1bit-MONSTER #1417",
     ),
     _patches(
         "vision-rope-repeat-instead-of-tile",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parity.qwen3vl.cases import LANDSCAPE, ODD, PORTRAIT, SMALL, TINY, Case, Row, standard_suite
+from parity.qwen3vl.inputs import CaseInputs
 from parity.qwen3vl.media import Clip, Noise, is_picture
 
 # More tokens than bfloat16 counts exactly (256).
@@ -24,41 +25,47 @@ class Trial:
     def name(self) -> str:
         return self.case.name
 
-    @property
-    def traits(self) -> frozenset[str]:
-        """What there is in it that a mistake may need to show."""
-        case, checkpoint = self.case, self.case.checkpoint
-        if case.check == "weights":
-            return frozenset({"weights"} | ({"odd"} if checkpoint.shape == "tiny-odd" else set()))
-        rows = case.rows
-        pictures = [sum(is_picture(part) for part in row) for row in rows]
-        clips = [sum(isinstance(part, Clip) for part in row) for row in rows]
-        found = {
-            "forward": True,
-            "picture": any(pictures),
-            "pictures": max(pictures) > 1,
-            "segments": sum(pictures) > 1 or any(clips),
-            "video": any(clips),
-            "video first": any(map(_video_first, rows)),
-            "batch": len(rows) > 1,
-            "picture in a later row": any(pictures[1:]),
-            "left": len(rows) > 1 and case.padding_side == "left",
-            "right": len(rows) > 1 and case.padding_side == "right",
-            "chunked": case.chunk is not None,
-            "requests": bool(self.before or self.between),
-            "long": any(LONG_TEXT in row for row in rows),
-            "short": rows in SHORT,
-            "untied": checkpoint.tied is False or (checkpoint.tied is None and checkpoint.shape != "tiny-tied"),
-            "text flag": checkpoint.text_tie_flag is not None,
-            "odd": checkpoint.shape == "tiny-odd",
-            "rope parameters": checkpoint.rope_dialect == "rope_parameters",
-            "legacy": checkpoint.layout == "legacy",
-        }
-        return frozenset(name for name, there in found.items() if there)
 
+def traits(trial: Trial, inputs: CaseInputs | None) -> frozenset[str]:
+    """What there is in a trial that a mistake may need to show; ``inputs`` is None for a check of weights."""
+    checkpoint = trial.case.checkpoint
+    if inputs is None:
+        return frozenset({"weights"})
+    tensors, vision, text = inputs.tensors, inputs.config["vision_config"], inputs.config["text_config"]
+    side = round(vision["num_position_embeddings"] ** 0.5)
+    grids = [tensors[name].tolist() for name in ("image_grid_thw", "video_grid_thw") if name in tensors]
+    lengths = [[h * w for t, h, w in each for _ in range(t)] for each in grids]
+    rows = [[not isinstance(part, str) for part in row] for row in trial.case.rows]
+    tokens = tensors["input_ids"].shape[1]
+    padded = bool((tensors["attention_mask"] == 0).any())
+    found = {
+        "forward": True,
+        "picture": bool(grids),
+        "pictures": any(sum(row) > 1 for row in rows),
+        "pictures in two rows": "image_grid_thw" in tensors and sum(map(_has_picture, trial.case.rows)) > 1,
+        "picture in a later row": any(map(any, rows[1:])),
+        "segments": any(len(each) > 1 for each in lengths),
+        "unequal segments": any(len(set(each)) > 1 or len(each) > 2 for each in lengths),
+        "large picture": any(max(each) ** 2 * vision["num_heads"] > 2**15 for each in lengths),
+        "larger than the table": any(max(h, w) > side for each in grids for _, h, w in each),
+        "video": "video_grid_thw" in tensors,
+        "video first": any(map(_video_first, trial.case.rows)),
+        "batch": padded,
+        "left": padded and trial.case.padding_side == "left",
+        "right": padded and trial.case.padding_side == "right",
+        "chunked": inputs.chunks > 1,
+        "requests": bool(trial.before or trial.between),
+        "50 positions": tokens > 70,
+        "long": any(LONG_TEXT in row for row in trial.case.rows),
+        "short": tokens < text["hidden_size"],
+        "untied": not inputs.config["tie_word_embeddings"],
+        "text flag": checkpoint.text_tie_flag is not None,
+        "rope parameters": checkpoint.rope_dialect == "rope_parameters",
+        "several taps": len(vision["deepstack_visual_indexes"]) > 1,
+        "five layers": text["num_hidden_layers"] == 5,
+    }
+    return frozenset(name for name, there in found.items() if there)
 
-# Fewer tokens than the text model is wide, with a picture among them.
-SHORT: tuple[tuple[Row, ...], ...] = ((("Same ", SMALL, " picture"),), (("Tied? ", SMALL, " Or not?"),))
 
 _FROM_SUITE = (
     "text",
@@ -114,6 +121,10 @@ def _extra() -> list[Trial]:
                  padding_side="right", chunk=19)
         ),
     ]  # fmt: skip
+
+
+def _has_picture(row: Row) -> bool:
+    return any(is_picture(part) for part in row)
 
 
 def _video_first(row: Row) -> bool:

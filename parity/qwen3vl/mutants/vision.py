@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import port.vision
 from parity.qwen3vl.mutants.base import FLOAT32, Mutant, altered, around, replaced, rounded
 from port.layers import apply_rotary
 from port.vision import VisionAttention, VisionBlock, VisionMLP, attend_segments
@@ -193,9 +192,14 @@ def _block(id: str, title: str, seam: str, plant: Any, needs: frozenset[str] = P
 
 
 MUTANTS = [
-    _block("vision-norm1-eps", "eps 1e-5 in the first norm of a block", "{}.norm1", Block(norm1=_with_eps(1e-5)).planted),
     _block(
-        "vision-norm1-without-bias", "the first norm of a block has no bias", "{}.norm1", Block(norm1=_without_bias).planted
+        "vision-norm1-eps", "eps 1e-5 in the first norm of a block", "{}.norm1", Block(norm1=_with_eps(1e-5)).planted
+    ),
+    _block(
+        "vision-norm1-without-bias",
+        "the first norm of a block has no bias",
+        "{}.norm1",
+        Block(norm1=_without_bias).planted,
     ),
     _block("vision-norm1-rms", "an RMS norm in place of the first norm", "{}.norm1", Block(norm1=_as_rms_norm).planted),
     _block(
@@ -237,7 +241,9 @@ MUTANTS = [
         Attention(turn_q=_rope_pairs, turn_k=_rope_pairs).planted,
     ),
     _block("vision-k-not-turned", "k is not turned", "{}.attn.k_rope", Attention(turn_k=_not_turned).planted),
-    _block("vision-k-turned-backwards", "k turns backwards", "{}.attn.k_rope", Attention(turn_k=_turned_backwards).planted),
+    _block(
+        "vision-k-turned-backwards", "k turns backwards", "{}.attn.k_rope", Attention(turn_k=_turned_backwards).planted
+    ),
     _block(
         "vision-k-head-3",
         "head 3 has the keys of head 0",
@@ -245,7 +251,9 @@ MUTANTS = [
         lambda: altered("vision.blocks.{}.attn.k_rope", _head_3),
     ),
     _block("vision-v-turned", "v is turned too", "{}.attn.context", Attention(turn_v=apply_rotary).planted),
-    _block("vision-attention-unscaled", "scores are not scaled", "{}.attn.context", Attention(attend=_unscaled).planted),
+    _block(
+        "vision-attention-unscaled", "scores are not scaled", "{}.attn.context", Attention(attend=_unscaled).planted
+    ),
     _block(
         "vision-last-key-lost",
         "no patch sees the last one of its segment",
@@ -297,7 +305,9 @@ MUTANTS = [
         "{}.attn.out",
         lambda: around(VisionAttention, "forward", _linear_without_bias("proj")),
     ),
-    _block("vision-norm2-eps", "eps 1e-5 in the second norm of a block", "{}.norm2", Block(norm2=_with_eps(1e-5)).planted),
+    _block(
+        "vision-norm2-eps", "eps 1e-5 in the second norm of a block", "{}.norm2", Block(norm2=_with_eps(1e-5)).planted
+    ),
     _block(
         "vision-norm2-without-bias",
         "the second norm of a block has no bias",

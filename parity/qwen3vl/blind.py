@@ -1,0 +1,28 @@
+"""What a run cannot see: the known mistakes that would pass, because of the input or the dtype."""
+
+from __future__ import annotations
+
+from parity.qwen3vl.cases import Case
+from parity.qwen3vl.inputs import CaseInputs
+from parity.qwen3vl.mutants.registry import ALL
+from parity.qwen3vl.mutants.trials import Trial, traits
+
+
+def blind_to(case: Case, inputs: CaseInputs | None, dtype: str) -> list[dict[str, str]]:
+    """Id, title and reason of every mutant that this case cannot expose at this dtype of the subject.
+
+    float16 is taken for bfloat16's finer sister: what bfloat16 shows, it shows.
+    """
+    present = traits(Trial(case), inputs)
+    seen_as = "bfloat16" if dtype == "float16" else dtype
+    blind = []
+    for mutant in ALL:
+        absent = sorted(mutant.needs - present)
+        if absent:
+            why = f"the input lacks: {', '.join(absent)}"
+        elif seen_as not in mutant.dtypes:
+            why = mutant.invisible
+        else:
+            continue
+        blind.append({"id": mutant.id, "title": mutant.title, "why": why})
+    return blind
