@@ -16,6 +16,7 @@ from parity.cli import signals
 
 USAGE = 2
 _ROOMS = ("parity", "port", "reference", "reports")
+_DISK = "check the place, its permissions and the space left on its disk"
 _EXTRAS = {"torch": "port", "transformers": "reference", "torchvision": "reference", "av": "reference"}
 
 
@@ -70,7 +71,9 @@ def _message(error: Exception) -> str:
         return f"there is not enough memory ({error}); use a shorter prompt, smaller pictures or a smaller model"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; check the place, its permissions and the space left on its disk"
+        return f"{where}{error.strerror}; {_DISK}"
+    if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
+        return f"a trace cannot be kept: {error}; {_DISK} (traces in work lie in TMPDIR)"
     return f"unexpected {type(error).__name__}: {error}; this is a defect of the harness, --debug shows where"
 
 

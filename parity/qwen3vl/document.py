@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from parity.core.compare import Finding, Logits
+from parity.core.gates import ISOLATED_GATE
 from parity.core.verdict import Judgement, Verdict
 from parity.qwen3vl.heatmaps import HeatMap
 from parity.qwen3vl.run import RunResult
@@ -53,7 +54,7 @@ def run_document(
         "checkpoint": dict(checkpoint),
         "case": dict(case),
         "gate": {
-            "rule": result.gate.describe(),
+            "rule": f"{result.gate.describe()}; each part alone: {ISOLATED_GATE.m:g} x its own floor",
             "m": result.gate.m,
             "ulp_floor": result.gate.ulp_floor(subject.dtype),
             "floor_runs": list(floor_runs),

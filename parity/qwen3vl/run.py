@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parity.core.compare import Comparison, Finding
-from parity.core.gates import DEFAULT_GATE, FloatGate
+from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE, FloatGate
 from parity.core.isolation import combine_readings
 from parity.core.trace import Entry
 from parity.core.verdict import Judgement, judge
@@ -49,7 +49,7 @@ def run_subject(
     findings = comparison.findings(why_missing=why)
     if error is None:
         progress(f"subject, part by part ({subject.name})")
-        alone = Comparison(yardstick.trace, yardstick.isolated_floors, DEFAULT_GATE)
+        alone = Comparison(yardstick.trace, yardstick.isolated_floors, ISOLATED_GATE)
         sink = Recorder(inputs.expected, alone.judge, chunks=inputs.chunks, instead=yardstick.trace)
         error = _trace(inputs, subject, yardstick, sink)
         findings = combine_readings(findings, alone.findings())

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from cli_samples import QUICK, Parity, call, picture, video
 
 from parity.qwen3vl.workbench import make_seeded
@@ -20,6 +21,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("FORCE_COLOR", raising=False)
         patch.delenv("NO_COLOR", raising=False)
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The models are tiny: on a busy machine, threads that wait for each other cost more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # for the commands that run in processes of their own
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -106,19 +106,29 @@ def _after(action: Callable[..., Any], then: Callable[[], None]) -> Callable[...
 
 
 @pytest.mark.parametrize(
-    "moment",
-    ["checkpoint", "reading weights", "reference", "floor run", "subject", "report", "first file", "files written"],
+    ("moment", "out"),
+    [
+        ("checkpoint", "report"),
+        ("reading weights", "new"),
+        ("reference", "deep/er"),
+        ("floor run", "report"),
+        ("subject", "new"),
+        ("report", "deep/er"),
+        ("first file", "report"),
+        ("files written", "report"),
+        ("files written", "deep/er"),
+    ],
 )
 def test_an_interrupt_leaves_nothing(
-    moment: str, run: Parity, small: tuple[object, ...], work: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str, out: str, parity: Parity, small: tuple[object, ...], work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (work / "report").mkdir()
     (work / "report" / "report.json").write_text("earlier", encoding="utf-8")
     before = snapshot(work)
     _interrupt(monkeypatch, moment)
-    for out in ("report", "new", "deep/er"):
-        run(*small, "--out", work / out, "--traces", work / "traces").refuses("interrupted", code=130)
-        assert snapshot(work) == before
+    options = ("--no-timing", "--steps", 0, "--out", work / out, "--traces", work / "traces")
+    parity("run", *small, *options).refuses("interrupted", code=130)
+    assert snapshot(work) == before
 
 
 def test_an_interrupted_suite_leaves_nothing(parity: Parity, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

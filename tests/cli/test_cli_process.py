@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -134,3 +135,23 @@ def test_comparing_needs_no_torch(traces: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "pip install 'qwen3vl-parity[port]'" in done.stderr
+
+
+def test_a_disk_that_is_full_is_no_defect_of_the_harness(media: Path, work: Path, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [*COMMAND, "run", *QUICK, "--image", str(media / "good.png"), "--traces", "traces", "--out", "report"]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=_environment(TMPDIR=str(temporary)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "space left" in done.stderr
+    assert "defect of the harness" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert snapshot(work) == {}
+    assert snapshot(temporary) == {}
