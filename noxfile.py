@@ -52,19 +52,14 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The default tests; arguments go to pytest."""
-    run(session, "pytest", "-m", "not slow", *session.posargs)
-
-
-@nox.session
-def slow(session: nox.Session) -> None:
-    """The tests that take longer."""
-    run(session, "pytest", "-m", "slow", *session.posargs)
+    run(session, "pytest", *session.posargs)
 
 
 @nox.session
 def parity(session: nox.Session) -> None:
-    """The standard suite of the port against the reference, with a verdict per phase."""
+    """The standard suite with a verdict per phase, then the smallest set of inputs that catches every known mistake."""
     run(session, "parity", "suite", *(session.posargs or ["--out", "parity-reports/suite"]))
+    run(session, "parity", "mutants", "--out", "parity-reports/mutants")
 
 
 @nox.session
@@ -83,8 +78,10 @@ def calibrate(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Every known mistake planted in the port: kill rate and localisation."""
-    run(session, "parity", "mutants", *session.posargs)
+    """Every known mistake planted in the port, on every input that there is, in float32 and bfloat16."""
+    for dtype in ("float32", "bfloat16"):
+        out = f"parity-reports/mutants-{dtype}"
+        run(session, "parity", "mutants", "--case", "all", "--dtype", dtype, "--out", out, *session.posargs)
 
 
 @nox.session

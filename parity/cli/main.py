@@ -135,6 +135,26 @@ def greedy(*, debug: bool, **options: Any) -> None:
 
 
 @main.command()
+@click.option(
+    "--case", "cases", multiple=True, help="Only on this input (or all); may be repeated. Default: the smallest set."
+)
+@click.option("--mutant", "ids", multiple=True, help="Only this mistake; may be repeated.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@out_option
+@json_option
+@debug_option
+def mutants(*, debug: bool, **options: Any) -> None:
+    """Plant every known mistake in the port and see whether it is caught, and at the right seam."""
+
+    def action() -> int:
+        from parity.cli.mutants import mutants
+
+        return mutants(**options)
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
 @click.argument("relation")
 @click.option("--spec", required=True, help="The example as JSON, as a failing test prints it.")
 @debug_option

@@ -7,7 +7,7 @@ port's bit for bit need no judging, and a run stops when nothing can come earlie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -121,7 +121,8 @@ class _Enough(Exception):
 class _Judging:
     """Judges the readings that differ from the sound port's; raises _Enough when the first divergence is known."""
 
-    def __init__(self, ready: Prepared, yardstick: Yardstick) -> None:
+    def __init__(self, ready: Prepared) -> None:
+        _, yardstick = ready.request
         self._comparison = Comparison(yardstick.trace, yardstick.floors, DEFAULT_GATE)
         self._sound = ready.sound
         self._order = {key: at for at, key in enumerate(ready.sound)}
@@ -176,6 +177,13 @@ class Prepared:
     sound: dict[SeamKey, SoundReading] = field(default_factory=dict)
 
     @property
+    def request(self) -> tuple[CaseInputs, Yardstick]:
+        """What a forward trial runs on."""
+        if self.inputs is None or self.yardstick is None:
+            raise ParityError(f"{self.trial.name} checks weights; there is no request to run")
+        return self.inputs, self.yardstick
+
+    @property
     def forwards(self) -> int:
         """Forward passes of the subject in one run of this trial."""
         if self.inputs is None:
@@ -198,7 +206,8 @@ class _Disturbed(PortEngine):
     def _serve(self, requests: Sequence[TensorMap]) -> None:
         with listening(lambda _name, tensor: tensor):  # the listener of the traced request must not hear them
             for inputs in requests:
-                run_steps(super().session(inputs, steps=_OTHER_STEPS), inputs, None, steps=_OTHER_STEPS)
+                with suppress(Exception):  # what breaks on them too is judged on the traced request
+                    run_steps(super().session(inputs, steps=_OTHER_STEPS), inputs, None, steps=_OTHER_STEPS)
 
 
 class _Interrupted:
@@ -259,8 +268,8 @@ def _inputs(case: Case, bench: Workbench, folder: Path, dtype: str) -> CaseInput
 
 
 def _sound_readings(ready: Prepared) -> dict[SeamKey, SoundReading]:
-    assert ready.inputs is not None and ready.yardstick is not None
-    comparison = Comparison(ready.yardstick.trace, ready.yardstick.floors, DEFAULT_GATE)
+    inputs, yardstick = ready.request
+    comparison = Comparison(yardstick.trace, yardstick.floors, DEFAULT_GATE)
     readings: dict[SeamKey, SoundReading] = {}
 
     def keep(key: SeamKey, array: np.ndarray) -> None:
@@ -268,7 +277,7 @@ def _sound_readings(ready: Prepared) -> dict[SeamKey, SoundReading]:
 
     _run(ready, ready.model, keep)
     _check_sound(ready.trial, RunResult(comparison.findings(), judge(comparison.findings()), DEFAULT_GATE))
-    return {item.key: readings[item.key] for item in ready.inputs.expected}
+    return {item.key: readings[item.key] for item in inputs.expected}
 
 
 def _check_sound(trial: Trial, result: RunResult) -> None:
@@ -280,10 +289,9 @@ def _check_sound(trial: Trial, result: RunResult) -> None:
 
 
 def _run(ready: Prepared, model: Qwen3VL, on_reading: Callable[[SeamKey, np.ndarray], object]) -> None:
-    assert ready.inputs is not None and ready.yardstick is not None
-    sink = Recorder(ready.inputs.expected, on_reading, chunks=ready.inputs.chunks)
-    steps = ready.inputs.decode_steps
-    _Disturbed(model, ready).trace(ready.inputs.tensors, ready.yardstick.tokens, steps=steps, sink=sink)
+    inputs, yardstick = ready.request
+    sink = Recorder(inputs.expected, on_reading, chunks=inputs.chunks)
+    _Disturbed(model, ready).trace(inputs.tensors, yardstick.tokens, steps=inputs.decode_steps, sink=sink)
 
 
 def try_mutant(mutant: Mutant, ready: Prepared) -> Outcome:
@@ -314,8 +322,7 @@ def try_mutant(mutant: Mutant, ready: Prepared) -> Outcome:
 
 
 def _judged_run(outcome: Outcome, mutant: Mutant, ready: Prepared, model: Qwen3VL) -> Outcome:
-    assert ready.yardstick is not None
-    judging, error = _Judging(ready, ready.yardstick), None
+    judging, error = _Judging(ready), None
     try:
         _run(ready, model, judging)
     except _Enough:

@@ -23,8 +23,8 @@ LOADING = "loading"
 class Mutant:
     """A correct model with one known mistake.
 
-    ``seam`` (``{}`` stands for any number) and ``step`` (``*`` for anything) say where the mistake is made, so
-    where the first divergence must be. ``needs`` are the traits of a trial that expose it, see ``trials``.
+    ``seam`` (``{}`` stands for any number, ``|`` for or) and ``step`` (``*`` for anything) say where the mistake is
+    made, so where the first divergence must be. ``needs`` are the traits of a trial that expose it, see ``trials``.
     ``dtypes`` are those in which it must be caught; ``invisible`` says why it is not in the others. ``loads``:
     the mistake is made while a checkpoint is loaded.
     """
@@ -49,7 +49,7 @@ class Mutant:
 
 def seam_pattern(template: str) -> re.Pattern[str]:
     """``text.layers.{}.out`` as a pattern whose groups are the numbers."""
-    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)"))
+    return re.compile(re.escape(template).replace(r"\{\}", r"(\d+)").replace(r"\|", "|"))
 
 
 @contextmanager

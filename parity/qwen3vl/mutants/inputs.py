@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from parity.qwen3vl.mutants.base import Mutant, altered, around
+from port.cache import KVCache
 from port.errors import InputError
 from port.grid import merge_order
 from port.model import Inputs, Qwen3VL
@@ -90,11 +92,12 @@ def _last_token_changed(ids: Tensor) -> Tensor:
 
 def _one_decode_token_late() -> AbstractContextManager[None]:
     """Each decode step is fed the token of the step before."""
-    fed: list[Tensor] = []
+    fed: WeakKeyDictionary[KVCache, list[Tensor]] = WeakKeyDictionary()
 
-    def decode(original: Any, self: Any, token_ids: Tensor, cache: Any) -> Tensor:
-        fed.append(token_ids)
-        return original(self, fed[max(len(fed) - 2, 0)], cache)
+    def decode(original: Any, self: Any, token_ids: Tensor, cache: KVCache) -> Tensor:
+        tokens = fed.setdefault(cache, [token_ids])
+        tokens.append(token_ids)
+        return original(self, tokens[-2], cache)
 
     return around(Qwen3VL, "decode", decode)
 
@@ -122,7 +125,7 @@ def _swapped_hw(grids: Tensor) -> Tensor:
     return grids[:, [0, 2, 1]]
 
 
-PICTURE, VIDEO = frozenset({"picture"}), frozenset({"video"})
+IMAGE, VIDEO = frozenset({"image"}), frozenset({"video"})
 
 MUTANTS = [
     Mutant(
@@ -179,7 +182,7 @@ MUTANTS = [
         seam="image_pixels",
         step="prefill",
         plant=lambda: pixels_changed("image", reordered(_place)),
-        needs=PICTURE,
+        needs=IMAGE,
         real=True,
         source="hipfire, warpfront/hipfire #324/#325 (b47ba99a)",
     ),
@@ -190,7 +193,7 @@ MUTANTS = [
         seam="image_pixels",
         step="prefill",
         plant=lambda: pixels_changed("image", _clip_mean_std),
-        needs=PICTURE,
+        needs=IMAGE,
         real=True,
         source="apple/coreai-models #82/#105; mistral.rs HEAD DEFAULT_MEAN/STD",
     ),
@@ -201,7 +204,7 @@ MUTANTS = [
         seam="image_pixels",
         step="prefill",
         plant=lambda: pixels_changed("image", _bgr),
-        needs=PICTURE,
+        needs=IMAGE,
     ),
     Mutant(
         id="video-patch-double-merge-stride",
@@ -230,7 +233,7 @@ MUTANTS = [
         seam="image_grid_thw",
         step="prefill",
         plant=lambda: altered("image_grid_thw", _swapped_hw),
-        needs=PICTURE,
+        needs=IMAGE,
     ),
     Mutant(
         id="video-grid-hw-swapped",
@@ -248,7 +251,7 @@ MUTANTS = [
         seam="image_mask",
         step="prefill",
         plant=lambda: altered("image_mask", _second_picture_missing),
-        needs=PICTURE,
+        needs=IMAGE,
     ),
     Mutant(
         id="image-mask-one-late",
@@ -257,7 +260,7 @@ MUTANTS = [
         seam="image_mask",
         step="prefill",
         plant=lambda: altered("image_mask", _mask_one_late),
-        needs=PICTURE,
+        needs=IMAGE,
     ),
     Mutant(
         id="video-mask-one-late",

@@ -23,7 +23,7 @@ NOT_PLANTED: dict[str, str] = {
     "video-resize-image-budget": _PICTURES,
     "video-temporal-pad-count": _PICTURES,
     "vit-window-full-swapped": f"{_OLDER}: Qwen3-VL has no windows",
-    "vit-attn-index-overflow": "needs scores of more than 2^32 numbers; its effect is planted as vit-nan-in-large-pictures",
+    "vit-attn-index-overflow": "needs over 2^32 scores; its effect is planted as vit-nan-in-large-pictures",
     "mrope-time-interval-scales-start": f"{_OLDER}: the time interval of Qwen3-VL is 1",
     "mrope-interval-truncated": f"{_OLDER}: the time interval of Qwen3-VL is 1",
     "mrope-grids-lost-after-prefix-cache": _PREFIX,

@@ -21,7 +21,7 @@ from parity.qwen3vl.mutants.base import BFLOAT16, FLOAT32, Mutant, altered, arou
 from port.layers import Conv3dNoBias
 from port.vision import PatchEmbed, VisionModel
 
-PICTURE, VIDEO = frozenset({"picture"}), frozenset({"video"})
+PICTURE, FRAMES = frozenset({"picture"}), frozenset({"frames"})
 SEGMENTS = frozenset({"segments"})
 
 
@@ -313,7 +313,7 @@ MUTANTS = [
         lambda: replaced(port.grid, "patch_coordinates", _repeated_not_tiled),
         component="vision-rope",
         step="prefill, videos",
-        needs=VIDEO,
+        needs=FRAMES,
         real=True,
         source="mlx-vlm, ab838c57 (#300)",
     ),
@@ -377,7 +377,7 @@ MUTANTS = [
         lambda: around(port.grid, "segment_boundaries", _across_frames),
         component="vision-attn",
         step="prefill, videos",
-        needs=VIDEO,
+        needs=FRAMES,
         real=True,
         source="pytorch/torchtitan #4317; ollama model_vision.go",
     ),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -149,22 +150,20 @@ def _delta_from_last_column(delta: Tensor, positions: Tensor, prompt: Prompt) ->
 
 
 def _fourth_step_late() -> AbstractContextManager[None]:
-    steps = 0
+    steps: WeakKeyDictionary[KVCache, int] = WeakKeyDictionary()
 
-    def change(positions: Tensor, _cache: KVCache, _tokens: int) -> Tensor:
-        nonlocal steps
-        steps += 1
-        return positions + (steps >= 4)
+    def change(positions: Tensor, cache: KVCache, _tokens: int) -> Tensor:
+        steps[cache] = steps.get(cache, 0) + 1
+        return positions + (steps[cache] >= 4)
 
     return next_positions_changed(change)
 
 
 def _standing_still() -> AbstractContextManager[None]:
-    kept: list[Tensor] = []
+    kept: WeakKeyDictionary[KVCache, Tensor] = WeakKeyDictionary()
 
-    def change(positions: Tensor, _cache: KVCache, _tokens: int) -> Tensor:
-        kept.append(positions)
-        return kept[0]
+    def change(positions: Tensor, cache: KVCache, _tokens: int) -> Tensor:
+        return kept.setdefault(cache, positions)
 
     return next_positions_changed(change)
 
@@ -173,7 +172,8 @@ def _length_and_delta(positions: Tensor, cache: KVCache, tokens: int) -> Tensor:
     return (cache.length + cache.rope_delta + torch.arange(tokens)).expand(3, -1, -1)
 
 
-PICTURE, VIDEO, FORWARD = frozenset({"picture"}), frozenset({"video"}), frozenset({"forward"})
+PICTURE, FORWARD = frozenset({"picture"}), frozenset({"forward"})
+FRAMES, DELTA = frozenset({"frames"}), frozenset({"rope delta"})
 
 
 def _prompt(id: str, title: str, plant: Any, needs: frozenset[str], **more: Any) -> Mutant:
@@ -211,7 +211,7 @@ MUTANTS = [
         "mrope-video-not-split-per-frame",
         "a video is one block of positions, not one per frame",
         lambda: position_ids_changed(_video_as_one_block),
-        VIDEO,
+        FRAMES,
         real=True,
         source="transformers #44474; mistral.rs 8010b6a05; mlx-vlm #2142",
     ),
@@ -241,25 +241,25 @@ MUTANTS = [
         "mrope-columns-first",
         "picture positions column by column",
         lambda: around(port.mrope, "frame_positions", _raster_columns),
-        PICTURE,
+        frozenset({"rows and columns"}),
     ),
     _prompt(
         "mrope-time-follows-rows",
         "the time axis of a picture counts its rows",
         lambda: around(port.mrope, "frame_positions", _time_follows_rows),
-        PICTURE,
+        frozenset({"rows and columns"}),
     ),
     _prompt(
         "mrope-text-after-height",
         "the text after a picture goes on at its height, even where it is wider",
         lambda: around(port.model, "mrope_positions", _text_after_height),
-        PICTURE,
+        frozenset({"landscape"}),
     ),
     _prompt(
         "mrope-frames-in-time",
         "every frame of a video also moves on the time axis (Qwen2.5-VL)",
         lambda: position_ids_changed(_each_frame_in_time),
-        VIDEO,
+        FRAMES,
         component="video",
     ),
     _prompt(
@@ -306,7 +306,7 @@ MUTANTS = [
         "decode-without-rope-delta",
         "decode steps forget the rope delta",
         lambda: next_positions_changed(lambda positions, cache, _tokens: positions - cache.rope_delta),
-        PICTURE,
+        DELTA,
         real=True,
         source="mistral.rs 530463af1 -> dd8d0c6f9; mlx-vlm 7b622456 (#1527), #1619; kekzl/imp #1178",
     ),
@@ -356,6 +356,6 @@ MUTANTS = [
         lambda: next_positions_changed(
             lambda positions, cache, _tokens: torch.cat([positions[:1] - cache.rope_delta, positions[1:]])
         ),
-        PICTURE,
+        DELTA,
     ),
 ]

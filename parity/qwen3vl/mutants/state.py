@@ -58,11 +58,10 @@ def _newest_key_stale(cache: KVCache, layer: int, keys: Tensor, _values: Tensor)
 
 
 def _first_slot_overwritten(cache: KVCache, layer: int, keys: Tensor, _values: Tensor) -> None:
-    """From the third decode step on, new keys also go to the first slot of row 0, as in a ring that is too small."""
-    if keys.shape[2] == 1:
-        cache._spent = getattr(cache, "_spent", 0) + (layer == 0)  # type: ignore[attr-defined]
-        if cache._spent >= 3:  # type: ignore[attr-defined]
-            cache._keys[layer, 0, :, cache.length - 4] = keys[0, :, 0]
+    """From the third decode step on, new keys also go to row 0's oldest slot, as in a ring that is too small."""
+    if keys.shape[2] == 1 and cache.length == cache.capacity - 1:
+        oldest = int(cache.visible[0].int().argmax())
+        cache._keys[layer, 0, :, oldest] = keys[0, :, 0]
 
 
 def _chunk_values_lost(cache: KVCache, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -214,7 +213,7 @@ MUTANTS = [
     ),
     _cache(
         "cache-ring-too-small",
-        "the third decode step overwrites a key of the prompt",
+        "the last slot but one also overwrites the oldest key",
         "k_cache",
         lambda: _update_changed(_first_slot_overwritten),
         step="decode 3",

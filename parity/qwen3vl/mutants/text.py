@@ -162,24 +162,6 @@ def _mlp(change: Callable[[Tensor, Tensor], Tensor]) -> AbstractContextManager[N
     return replaced(TextMLP, "forward", lambda self, x: self.down_proj(change(self.gate_proj(x), self.up_proj(x))))
 
 
-def _last_layer(owner: type, wrapper: Callable[..., Tensor]) -> AbstractContextManager[None]:
-    """``wrapper`` for the last decoder layer only."""
-
-    def forward(original: Any, model: TextModel, *args: Any, **options: Any) -> Tensor:
-        part = model.layers[-1] if owner is DecoderLayer else getattr(model.layers[-1], _PLACE[owner])
-
-        def only(inner: Any, module: Any, *rest: Any) -> Tensor:
-            return wrapper(inner, module, *rest) if module is part else inner(module, *rest)
-
-        with around(owner, "forward", only):
-            return original(model, *args, **options)
-
-    return around(TextModel, "forward", forward)
-
-
-_PLACE: dict[type, str] = {TextMLP: "mlp", TextAttention: "self_attn"}
-
-
 def _row_1(value: Tensor, *_numbers: int) -> Tensor:
     """Every row but the first is scaled by 1.001."""
     scale = torch.ones(len(value), dtype=value.dtype)
@@ -345,7 +327,13 @@ MUTANTS = [
         "{}.attn.context",
         Attention(attend=_scale_of(lambda attn: 1)).planted,
     ),
-    _layer("text-gqa-tiled", "kv heads are tiled, not repeated", "{}.attn.context", Attention(attend=_tiled).planted),
+    _layer(
+        "text-gqa-tiled",
+        "kv heads are tiled, not repeated",
+        "{}.attn.context",
+        Attention(attend=_tiled).planted,
+        frozenset({"grouped heads"}),
+    ),
     _layer(
         "text-first-key-lost-in-decode",
         "a decode step does not see the oldest token",
@@ -420,7 +408,7 @@ MUTANTS = [
         "text-mlp-of-the-last-layer",
         "the last layer's MLP is scaled by 1.001",
         "4.mlp.out",
-        lambda: _last_layer(TextMLP, lambda inner, mlp, x: inner(mlp, x) * 1.001),
+        lambda: altered("text.layers.4.mlp.out", lambda x: x * 1.001),
         frozenset({"forward", "five layers"}),
         component="text-mlp",
     ),
@@ -452,6 +440,8 @@ MUTANTS = [
         "eps 1e-5 in the final norm",
         "text.norm",
         lambda: _final_norm(lambda norm, x: _rms_with(norm, x, eps=1e-5)),
+        frozenset({"quiet stream"}),
+        step="*",
     ),
     _end(
         "final-norm-without-weight",

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parity.qwen3vl.cases import LANDSCAPE, ODD, PORTRAIT, SMALL, TINY, Case, Row, standard_suite
+from torch import Tensor
+
+from parity.qwen3vl.cases import LANDSCAPE, ODD, PORTRAIT, SMALL, TINY, Case, Row, SeededCheckpoint, standard_suite
 from parity.qwen3vl.inputs import CaseInputs
 from parity.qwen3vl.media import Clip, Noise, is_picture
+from port.mrope import mrope_positions
 
 # More tokens than bfloat16 counts exactly (256).
 LONG_TEXT = "word " * 150
+# What catches every mistake in as few forwards as possible; ``parity mutants`` proves it anew each time.
+DEFAULT = ("batch-3-chunked", "long-right", "config-traps", "other-requests", "conv3d-odd")
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,12 @@ def traits(trial: Trial, inputs: CaseInputs | None) -> frozenset[str]:
     grids = [tensors[name].tolist() for name in ("image_grid_thw", "video_grid_thw") if name in tensors]
     lengths = [[h * w for t, h, w in each for _ in range(t)] for each in grids]
     rows = [[not isinstance(part, str) for part in row] for row in trial.case.rows]
-    tokens = tensors["input_ids"].shape[1]
+    tokens, merge = tensors["input_ids"].shape[1], vision["spatial_merge_size"]
+    positions, delta = _positions(inputs)
     padded = bool((tensors["attention_mask"] == 0).any())
     found = {
         "forward": True,
+        "image": "image_grid_thw" in tensors,
         "picture": bool(grids),
         "pictures": any(sum(row) > 1 for row in rows),
         "pictures in two rows": "image_grid_thw" in tensors and sum(map(_has_picture, trial.case.rows)) > 1,
@@ -49,19 +56,26 @@ def traits(trial: Trial, inputs: CaseInputs | None) -> frozenset[str]:
         "large picture": any(max(each) ** 2 * vision["num_heads"] > 2**15 for each in lengths),
         "larger than the table": any(max(h, w) > side for each in grids for _, h, w in each),
         "video": "video_grid_thw" in tensors,
+        "frames": any(t > 1 for each in grids for t, _, _ in each),
+        "rows and columns": any(min(h, w) > merge for each in grids for _, h, w in each),
+        "landscape": any(w > h for each in grids for _, h, w in each),
+        "rope delta": bool((delta != 0).any()),
         "video first": any(map(_video_first, trial.case.rows)),
         "batch": padded,
         "left": padded and trial.case.padding_side == "left",
         "right": padded and trial.case.padding_side == "right",
         "chunked": inputs.chunks > 1,
         "requests": bool(trial.before or trial.between),
-        "50 positions": tokens > 70,
+        "48 positions": int(positions.max()) > 48,
         "long": any(LONG_TEXT in row for row in trial.case.rows),
         "short": tokens < text["hidden_size"],
         "untied": not inputs.config["tie_word_embeddings"],
         "text flag": checkpoint.text_tie_flag is not None,
         "rope parameters": checkpoint.rope_dialect == "rope_parameters",
         "several taps": len(vision["deepstack_visual_indexes"]) > 1,
+        "grouped heads": text["num_key_value_heads"] < text["num_attention_heads"],
+        # A loud stream hides what eps does: it is small beside the mean square that it is added to.
+        "quiet stream": checkpoint.shape == "tiny-tied",
         "five layers": text["num_hidden_layers"] == 5,
     }
     return frozenset(name for name, there in found.items() if there)
@@ -98,29 +112,67 @@ def trials() -> dict[str, Trial]:
 
 
 def _extra() -> list[Trial]:
-    def request(*row: object, name: str = "", title: str = "") -> Case:
-        return Case(name, title, 4, TINY, (row,))  # type: ignore[arg-type]
-
     return [
         Trial(
-            request(
-                "Twice: ",
-                LANDSCAPE,
-                " and what?",
-                name="other-requests",
-                title="other requests before the prefill and before the first decode step",
-            ),
-            # The same tokens and grid, other pixels; then other tokens, other grids.
-            before=(request("Twice: ", Noise(320, 128, seed=5), " and what?"),),
-            between=(request("Something else: ", PORTRAIT, SMALL, " Is it longer than the first?"),),
+            _request("other-requests", "other requests before it, and before its first decode step", _TWICE),
+            # Other tokens and segments of as many patches; the same tokens and grid, but other pixels.
+            before=(_request("other", "", _OTHER), _request("same", "", _SAME), _request("other", "", _OTHER)),
+            between=(_request("other", "", _OTHER),),
         ),
-        Trial(request(LONG_TEXT, LANDSCAPE, " end", name="long", title="a picture after 256 positions and more")),
         Trial(
-            Case("odd-batch", "merge 3, temporal patch 4, right padding, chunks", 4, ODD,
-                 ((Clip(9, 126, 168), " so ", Noise(210, 126, seed=4)), ("Short.", Noise(126, 168, seed=6))),
-                 padding_side="right", chunk=19)
+            Case(
+                "long-right",
+                "a picture after more than 256 positions, padded right",
+                4,
+                TINY,
+                ((LONG_TEXT, LANDSCAPE, " end"), ("Short: ", PORTRAIT, " row")),
+                padding_side="right",
+            )
         ),
-    ]  # fmt: skip
+        Trial(
+            Case(
+                "config-traps",
+                "the dialect of transformers 5, tied at the top, text_config says no; a short prompt",
+                3,
+                SeededCheckpoint("tiny-tied", tied=True, text_tie_flag=False, rope_dialect="rope_parameters"),
+                (("Tied? ", SMALL, " Or not?"),),
+            )
+        ),
+        Trial(
+            Case(
+                "odd-batch",
+                "merge 3, temporal patch 4, right padding, chunks",
+                4,
+                ODD,
+                ((Clip(9, 126, 168), " so ", Noise(210, 126, seed=4)), ("Short.", Noise(126, 168, seed=6))),
+                padding_side="right",
+                chunk=17,
+            )
+        ),
+    ]
+
+
+def _request(name: str, title: str, row: Row) -> Case:
+    return Case(name, title, 4, TINY, (row,))
+
+
+_TWICE: Row = ("Twice: ", LANDSCAPE, " and what?")
+_SAME: Row = ("Twice: ", Noise(320, 128, seed=5), " and what?")
+_OTHER: Row = ("Something else: ", PORTRAIT, Noise(160, 64, seed=8), " Is it longer than the first?")
+
+
+def _positions(inputs: CaseInputs) -> tuple[Tensor, Tensor]:
+    """position_ids (3, B, S) and rope_delta (B, 1) of the prompts."""
+    tensors, config = inputs.tensors, inputs.config
+    return mrope_positions(
+        tensors["input_ids"],
+        tensors["attention_mask"],
+        image_grid_thw=tensors.get("image_grid_thw"),
+        video_grid_thw=tensors.get("video_grid_thw"),
+        image_token_id=config["image_token_id"],
+        video_token_id=config["video_token_id"],
+        merge=config["vision_config"]["spatial_merge_size"],
+    )
 
 
 def _has_picture(row: Row) -> bool:

@@ -87,16 +87,15 @@ def _unscaled(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
 
 
 def _cut_at_lengths(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    parts = [x.tensor_split(lengths) for x in (q, k, v)]
-    kept = [segment for segment in zip(*parts, strict=True) if len(segment[0])]
-    return torch.cat([_attend(*segment, [len(segment[0])]) for segment in kept])
+    parts = zip(q.tensor_split(lengths), k.tensor_split(lengths), v.tensor_split(lengths), strict=True)
+    return torch.cat([_attend(sq, sk, sv, [len(sq)]) for sq, sk, sv in parts if len(sq)])
 
 
 def _additive_ones(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     segment = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     mask = (segment[:, None] != segment[None, :]).to(q.dtype)  # 1 outside the segment, 0 inside
-    heads = [x.transpose(0, 1) for x in (q, k, v)]
-    return F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(0, 1)
+    q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(0, 1)
 
 
 def _last_key_lost(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
