@@ -71,7 +71,7 @@ def metamorphic(session: nox.Session) -> None:
 
 @nox.session
 def calibrate(session: nox.Session) -> None:
-    """What correct runs need, in all dtypes, over three seeds: the data behind the gate's m."""
+    """What correct runs need, in all dtypes: the data behind the gate's m."""
     dtypes = ("--dtype", "float32", "--dtype", "bfloat16", "--dtype", "float16")
     run(session, "parity", "calibrate", *dtypes, *session.posargs)
 

@@ -45,7 +45,6 @@ _COLUMNS = (
     "first_step",
     "localised",
 )
-_SETTINGS: Any = {"svg.fonttype": "none", "svg.hashsalt": "qwen3vl-parity", "font.family": "sans-serif"}
 
 
 def write_matrix(document: Mapping[str, Any], folder: Path) -> dict[str, Path]:
@@ -90,7 +89,7 @@ def picture(document: Mapping[str, Any]) -> bytes:
     """The matrix as a PNG: mutants by component, real bugs in bold."""
     mutants, trials = document["mutants"], document["trials"]
     values = cells(document)
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context({"font.family": "sans-serif"}):
         height, width = 0.135 * max(len(mutants), 1) + 2.2, 6.2 + 0.62 * max(len(trials), 1)
         figure = Figure(figsize=(width, height), dpi=110)
         axes = figure.add_axes((4.6 / width, 0.75 / height, 0.55 * len(trials) / width, 1 - 2.2 / height))

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 
 from parity.cli import console as view
@@ -31,33 +32,41 @@ GATES = {"accumulated": DEFAULT_GATE, "isolated": ISOLATED_GATE}
 def calibrate(*, dtypes: tuple[str, ...], seeds: int, cases: tuple[str, ...], out: Path, as_json: bool) -> int:
     """Carry the command out; 1 where a correct run needs more than the project's gates give."""
     surroundings = environment(command=["parity", *sys.argv[1:]], seed=0, threads=torch.get_num_threads())
-    document: dict[str, Any] = {
-        "environment": {name: surroundings[name] for name in ("created", "python", "threads", "packages")},
-        "ulps": DEFAULT_GATE.ulps,
-        "seeds": list(range(seeds)),
-        "dtypes": {},
-    }
     chosen = [case for case in standard_suite() if case.check == "forward" and (not cases or case.name in cases)]
+    documents = []
     for dtype in dtypes:
         found = _measure(chosen, dtype, seeds)
-        document["dtypes"][dtype] = _summary(found)
-        write_text(out, text=json.dumps(document, indent=1) + "\n")
+        document = {
+            "environment": {name: surroundings[name] for name in ("created", "python", "threads", "packages")},
+            "dtype": dtype,
+            "cases": [case.name for case in chosen],
+            "seeds": list(range(seeds)),
+            "ulps": DEFAULT_GATE.ulps,
+            **_summary(found),
+        }
+        write_text(out / f"calibration-{dtype}.json", text=json.dumps(document, indent=1) + "\n")
+        documents.append(document)
     if as_json:
-        print(json.dumps(document))
+        click.echo(json.dumps(documents))
     else:
-        console = view.make_console()
-        for dtype, summary in document["dtypes"].items():
-            console.print(f"{dtype}: {summary['runs']} correct runs, {summary['rows']} rows")
-            for reading, figures in summary["readings"].items():
-                console.print(
-                    f"  {reading}: smallest m without a false alarm {figures['smallest_m']:.3g}; "
-                    f"false alarms at m = {figures['m']:g}: {figures['false_alarms']}"
-                )
-        console.print(f"data: {out}")
-    alarms = [
-        figures["false_alarms"] for summary in document["dtypes"].values() for figures in summary["readings"].values()
-    ]
-    return 1 if any(alarms) else 0
+        _show(documents, out)
+    return 1 if any(figures["false_alarms"] for document in documents for figures in _figures(document)) else 0
+
+
+def _figures(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(document["readings"].values())
+
+
+def _show(documents: Sequence[dict[str, Any]], out: Path) -> None:
+    console = view.make_console()
+    for document in documents:
+        console.print(f"{document['dtype']}: {document['runs']} correct runs, {document['rows']} rows")
+        for reading, figures in document["readings"].items():
+            console.print(
+                f"  {reading}: smallest m without a false alarm {figures['smallest_m']:.3g}; "
+                f"false alarms at m = {figures['m']:g}: {figures['false_alarms']}"
+            )
+    console.print(f"data: {out}")
 
 
 def _measure(cases: Sequence[Case], dtype: str, seeds: int) -> list[Need]:

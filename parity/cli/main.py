@@ -173,7 +173,7 @@ def metamorphic(*, relation: str, spec: str, debug: bool) -> None:
 @click.option("--dtype", "dtypes", type=DTYPE, multiple=True, default=["float32"], help="May be repeated.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Checkpoints of each case.")
 @click.option("--case", "cases", multiple=True, help="Only this case; may be repeated.")
-@click.option("--out", type=FOLDER, default=Path("parity-reports/calibration.json"), show_default=True)
+@click.option("--out", type=FOLDER, default=Path("parity-reports/calibration"), show_default=True)
 @json_option
 @debug_option
 def calibrate(*, debug: bool, **options: Any) -> None:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich import box
@@ -27,6 +27,7 @@ from reports.mutants import write_matrix
 
 EVERY = "all"
 _FATES = {"caught": "green", "survived": "bold red", "invisible": "dim", "not exposed": "bold yellow"}
+_JUSTIFY: dict[str, Literal["left", "right"]] = {"exposed by": "right"}
 
 
 def mutants(*, cases: tuple[str, ...], ids: tuple[str, ...], dtype: str, out: Path | None, as_json: bool) -> int:
@@ -148,9 +149,10 @@ def _show(matrix: Matrix, document: dict[str, Any], files: dict[str, Path]) -> N
 
 
 def _table(matrix: Matrix) -> Table:
+    """``exposed by``: how many of the cases that have what the mistake needs caught it."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("mutant", "component", "real", "fate", "caught by", "planted at", "first divergence, or proof"):
-        table.add_column(name, no_wrap=name == "mutant", justify="right" if name == "caught by" else "left")
+    for name in ("mutant", "component", "real", "fate", "exposed by", "planted at", "first divergence, or proof"):
+        table.add_column(name, no_wrap=name in ("mutant", "planted at"), justify=_JUSTIFY.get(name, "left"))
     for line in matrix.lines:
         style = _FATES[line.fate]
         table.add_row(
@@ -158,7 +160,7 @@ def _table(matrix: Matrix) -> Table:
             line.mutant.component,
             "real" if line.mutant.real else "",
             f"[{style}]{line.fate}[/{style}]",
-            f"{len(line.caught_by)}/{sum(outcome.state != 'not applicable' for outcome in line.outcomes)}",
+            f"{sum(outcome.expected for outcome in line.caught_by)}/{sum(o.expected for o in line.outcomes)}",
             line.mutant.seam,
             _place(line),
         )

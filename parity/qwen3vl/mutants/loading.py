@@ -144,6 +144,8 @@ MUTANTS = [
         "text.layers.{}.input_norm",
         lambda: _config_changed(_text_default("rms_norm_eps", 1e-5)),
         component="config",
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: smaller than the rounding of the norm itself",
     ),
     _load(
         "k-and-v-swapped",

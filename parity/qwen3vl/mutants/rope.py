@@ -16,9 +16,10 @@ from torch import Tensor
 import port.config
 import port.model
 import port.text
-from parity.qwen3vl.mutants.base import BFLOAT16, Mutant, altered, around, replaced, rounded
+from parity.qwen3vl.mutants.base import BFLOAT16, FLOAT32, Mutant, altered, around, replaced, rounded
 from port.text import TextModel
 
+ANGLES = "text.rope_cos|text.rope_sin"  # a cosine hardly shows small angles
 PICTURE, FORWARD = frozenset({"picture"}), frozenset({"forward"})
 
 
@@ -188,11 +189,13 @@ MUTANTS = [
         source="candle #3005; utensils/mold #964",
         dtypes=(BFLOAT16,),
         invisible="float32: the model's dtype is float32, nothing is rounded",
+        seam=ANGLES,
     ),
     _rope(
         "rope-freqs-always-bf16",
         "positions times frequencies in bfloat16 in every model",
         lambda: _angles_in(lambda _model: torch.bfloat16),
+        seam=ANGLES,
     ),
     _rope(
         "text-rope-theta-default",
@@ -212,7 +215,9 @@ MUTANTS = [
         "the last frequency of height and width turns with time",
         lambda: around(port.text, "frequency_axes", lambda original, s: original((s[0] + 2, s[1] - 1, s[2] - 1))),
         PICTURE,
-        seam="text.rope_cos|text.rope_sin",  # a cosine hardly shows small angles
+        seam=ANGLES,
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: smaller than the rounding of cosine and sine",
     ),
     _rope(
         "text-rope-table-too-short",
@@ -243,7 +248,7 @@ MUTANTS = [
         "the sine is rounded to bfloat16 in every model",
         lambda: altered("text.rope_sin", lambda sin: rounded(sin, torch.bfloat16)),
         seam="text.rope_sin",
-        dtypes=("float32",),
+        dtypes=(FLOAT32,),
         invisible="bfloat16: it is bfloat16 there",
     ),
     _mask(

@@ -163,9 +163,9 @@ def _mlp(change: Callable[[Tensor, Tensor], Tensor]) -> AbstractContextManager[N
 
 
 def _row_1(value: Tensor, *_numbers: int) -> Tensor:
-    """Every row but the first is scaled by 1.001."""
+    """Every row but the first is scaled by 1.1."""
     scale = torch.ones(len(value), dtype=value.dtype)
-    scale[1:] = 1.001
+    scale[1:] = 1.1
     return value * scale.view(-1, *[1] * (value.ndim - 1))
 
 
@@ -228,6 +228,8 @@ MUTANTS = [
         "eps 1e-5 in the input norm",
         "{}.input_norm",
         Layer(input_norm=lambda n, x: _rms_with(n, x, eps=1e-5)).planted,
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: smaller than the rounding of the norm itself",
     ),
     _layer(
         "text-input-norm-one-plus",
@@ -246,6 +248,8 @@ MUTANTS = [
         "eps 1e-5 in the norm of q",
         "{}.attn.q_norm",
         Attention(norm_q=lambda a, q: _rms_with(a.q_norm, q, eps=1e-5)).planted,
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: smaller than the rounding of the norm itself",
     ),
     _layer(
         "text-q-norm-over-all-heads",
@@ -366,7 +370,7 @@ MUTANTS = [
     ),
     _layer(
         "text-attn-out-of-later-rows",
-        "attention of every row but the first is scaled by 1.001",
+        "attention of every row but the first is scaled by 1.1",
         "{}.attn.out",
         lambda: altered("text.layers.{}.attn.out", _row_1),
         frozenset({"batch"}),
@@ -389,6 +393,8 @@ MUTANTS = [
         "eps 1e-5 in the second norm",
         "{}.post_attention_norm",
         Layer(second_norm=lambda layer, x, before: _rms_with(layer.post_attention_layernorm, x, eps=1e-5)).planted,
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: smaller than the rounding of the norm itself",
     ),
     _layer(
         "text-mlp-gelu",
@@ -406,9 +412,9 @@ MUTANTS = [
     ),
     _layer(
         "text-mlp-of-the-last-layer",
-        "the last layer's MLP is scaled by 1.001",
+        "the last layer's MLP is scaled by 1.1",
         "4.mlp.out",
-        lambda: altered("text.layers.4.mlp.out", lambda x: x * 1.001),
+        lambda: altered("text.layers.4.mlp.out", lambda x: x * 1.1),
         frozenset({"forward", "five layers"}),
         component="text-mlp",
     ),
@@ -442,6 +448,8 @@ MUTANTS = [
         lambda: _final_norm(lambda norm, x: _rms_with(norm, x, eps=1e-5)),
         frozenset({"quiet stream"}),
         step="*",
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: smaller than the rounding of the norm itself",
     ),
     _end(
         "final-norm-without-weight",
@@ -456,7 +464,14 @@ MUTANTS = [
         lambda: _logits(_embedding_as_head),
         frozenset({"forward", "untied"}),
     ),
-    _end("logits-capped", "logits are capped at 30, as in Gemma", "logits", lambda: _logits(_capped)),
+    _end(
+        "logits-capped",
+        "logits are capped at 30, as in Gemma",
+        "logits",
+        lambda: _logits(_capped),
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: smaller than the rounding of the logits themselves",
+    ),
     _end(
         "logits-in-bf16",
         "logits are rounded to bfloat16",

@@ -192,7 +192,12 @@ def _block(id: str, title: str, seam: str, plant: Any, needs: frozenset[str] = P
 
 MUTANTS = [
     _block(
-        "vision-norm1-eps", "eps 1e-5 in the first norm of a block", "{}.norm1", Block(norm1=_with_eps(1e-5)).planted
+        "vision-norm1-eps",
+        "eps 1e-5 in the first norm of a block",
+        "{}.norm1",
+        Block(norm1=_with_eps(1e-5)).planted,
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: smaller than the rounding of the norm itself",
     ),
     _block(
         "vision-norm1-without-bias",
@@ -305,7 +310,12 @@ MUTANTS = [
         lambda: around(VisionAttention, "forward", _linear_without_bias("proj")),
     ),
     _block(
-        "vision-norm2-eps", "eps 1e-5 in the second norm of a block", "{}.norm2", Block(norm2=_with_eps(1e-5)).planted
+        "vision-norm2-eps",
+        "eps 1e-5 in the second norm of a block",
+        "{}.norm2",
+        Block(norm2=_with_eps(1e-5)).planted,
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: smaller than the rounding of the norm itself",
     ),
     _block(
         "vision-norm2-without-bias",
@@ -321,7 +331,14 @@ MUTANTS = [
         real=True,
         source="mlx-vlm f6ba0b5b -> 02a33e26; mistral.rs default",
     ),
-    _block("vision-mlp-erf-gelu", "exact GELU in the vision MLP", "{}.mlp.out", lambda: _mlp(F.gelu)),
+    _block(
+        "vision-mlp-erf-gelu",
+        "exact GELU in the vision MLP",
+        "{}.mlp.out",
+        lambda: _mlp(F.gelu),
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: smaller than the rounding of the MLP itself",
+    ),
     _block(
         "vision-mlp-without-bias",
         "the second layer of the vision MLP has no bias",
@@ -330,9 +347,9 @@ MUTANTS = [
     ),
     _block(
         "vision-mlp-of-last-blocks",
-        "the MLP of block 3 and later is scaled by 1.001",
+        "the MLP of block 3 and later is scaled by 1.1",
         "3.mlp.out",
-        lambda: altered("vision.blocks.{}.mlp.out", _from_block(3, lambda x: x * 1.001)),
+        lambda: altered("vision.blocks.{}.mlp.out", _from_block(3, lambda x: x * 1.1)),
     ),
     _block(
         "vision-residual-of-normed",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import port
 import port.cache
@@ -194,6 +195,15 @@ def test_replacing_what_is_only_inherited_is_refused() -> None:
 # Catching
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the matrix runs them: tiny tensors gain nothing from threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def trial(bench: Any) -> Prepared:
     """A picture, with other requests before it and in between."""
@@ -234,7 +244,7 @@ def test_a_mistake_is_caught_where_it_was_made(name: str, trial: Prepared) -> No
     assert outcome.state == "at seam", outcome
 
 
-@pytest.mark.parametrize("name", ["merger-gelu-tanh", "decode-without-rope-delta", "text-gqa-tiled"])
+@pytest.mark.parametrize("name", ["merger-gelu-tanh", "decode-without-rope-delta"])
 def test_stopping_early_finds_the_same_place_as_a_whole_run(name: str, trial: Prepared) -> None:
     inputs, yardstick = trial.request
     with BY_ID[name].plant():
@@ -305,9 +315,9 @@ def test_a_port_that_fails_without_a_mutant_is_no_place_to_try_one(bench: Any) -
         prepare(trials()["text"], bench, dtype="float32")
 
 
-def test_the_port_is_sound_after_all_mutants(trial: Prepared) -> None:
-    for name in REPRESENTATIVE:
-        try_mutant(BY_ID[name], trial)
+def test_the_port_is_sound_after_many_mutants(trial: Prepared) -> None:
+    for name in REPRESENTATIVE[::4]:
+        assert try_mutant(BY_ID[name], trial).caught
     outcome = try_mutant(_made(nullcontext), trial)
     assert outcome.identical
 

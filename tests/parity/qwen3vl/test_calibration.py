@@ -1,0 +1,52 @@
+"""The gates are those of the calibration that is kept, and the calibration can find a gate too narrow."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+import pytest
+
+from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE, FloatGate
+from parity.qwen3vl.calibration import needs
+from port import load_model
+
+DTYPES = ["float32", "bfloat16", "float16"]
+GATES = {"accumulated": DEFAULT_GATE, "isolated": ISOLATED_GATE}
+
+
+def data(dtype: str) -> dict[str, Any]:
+    """The calibration that is kept for a dtype."""
+    file = resources.files("parity.qwen3vl").joinpath(f"data/calibration-{dtype}.json")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reading", sorted(GATES))
+def test_the_gates_are_wider_than_any_correct_run_needed(dtype: str, reading: str) -> None:
+    figures = data(dtype)["readings"][reading]
+    assert figures["m"] == GATES[reading].m
+    assert data(dtype)["ulps"] == GATES[reading].ulps
+    assert figures["false_alarms"] == 0
+    assert 0 < figures["smallest_m"] < GATES[reading].m
+
+
+def test_the_calibration_stands_on_enough_correct_runs() -> None:
+    assert sum(data(dtype)["runs"] for dtype in DTYPES) >= 300
+
+
+def test_a_gate_that_is_too_narrow_would_be_found(run_port: Any) -> None:
+    """Some correct run needs more than half its floor: with such an m the tool would cry wolf."""
+    _, folder, inputs, yardstick = run_port.yardstick("text")
+    found = needs(
+        inputs,
+        yardstick,
+        model=yardstick.engine.model,
+        port=load_model(folder),
+        gate=FloatGate(m=0.5, ulps=1.0),
+        progress=lambda _what: None,
+    )
+    assert len({need.run for need in found}) == 9
+    assert max(need.m for need in found) > 0.5
+    assert max(need.m for need in found) < DEFAULT_GATE.m
