@@ -95,7 +95,11 @@ def test_capture_is_taken_away_after_an_error(reference: ReferenceModel, inputs:
 
 def test_deepstack_is_read_after_the_add(reference: ReferenceModel, inputs: dict[str, torch.Tensor]) -> None:
     seen: dict[str, torch.Tensor] = {}
-    with capturing(reference, lambda name, tensor: seen.setdefault(name, tensor.clone())):
+
+    def keep(name: str, tensor: torch.Tensor) -> None:
+        seen.setdefault(name, tensor.clone())
+
+    with capturing(reference, keep):
         _, state = reference.prefill(inputs)
     visual = (inputs["input_ids"] == reference.config.image_token_id) | (
         inputs["input_ids"] == reference.config.video_token_id
@@ -107,6 +111,19 @@ def test_deepstack_is_read_after_the_add(reference: ReferenceModel, inputs: dict
     assert sent["rope_delta"].shape == (3, 1)
     assert sent["rope_delta"][1] == 0
     assert (sent["rope_delta"][[0, 2]] < 0).all()
+
+
+def test_what_a_sink_returns_is_what_the_reference_goes_on_with(
+    reference: ReferenceModel, inputs: dict[str, torch.Tensor]
+) -> None:
+    sound, _ = reference.prefill(inputs)
+
+    def zero_a_layer(name: str, tensor: torch.Tensor) -> torch.Tensor | None:
+        return torch.zeros_like(tensor) if name == "text.layers.2.mlp.out" else None
+
+    with capturing(reference, zero_a_layer):
+        changed, _ = reference.prefill(inputs)
+    assert float((changed - sound).norm() / sound.norm()) > 1e-2
 
 
 def test_a_checkpoint_with_a_hole_is_no_yardstick(folder: Path, tmp_path: Path) -> None:
