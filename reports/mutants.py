@@ -137,6 +137,7 @@ def _headline(document: Mapping[str, Any]) -> str:
     totals = document["totals"]
     return (
         f"{totals['mutants']} mutants ({totals['real']} real bugs, in bold), {document['dtype']}: "
-        f"{totals['caught']} caught, {totals['survived']} survived, {totals['invisible']} invisible by nature\n"
+        f"{totals['caught']} caught, {totals['survived']} survived, "
+        f"{totals['invisible']} invisible (bit-equal or within the floor)\n"
         f"kill rate {100 * totals['kill_rate']:.1f} %, at the planted seam {100 * totals['localisation_rate']:.1f} %"
     )

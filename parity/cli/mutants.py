@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -120,6 +121,8 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
         "seam": outcome.seam,
         "step": outcome.step,
         "worst": outcome.worst,
+        # JSON has no infinity; null where nothing was measured.
+        "floors": outcome.floors if outcome.floors is not None and math.isfinite(outcome.floors) else None,
         "identical": outcome.identical,
         "error": outcome.error,
     }
@@ -176,4 +179,5 @@ def _place(line: Line) -> str:
     if ran and all(outcome.identical for outcome in ran):
         return "every reading bit-equal to the sound port's"
     worst = max((outcome.worst or 0.0 for outcome in ran), default=0.0)
-    return f"at most {worst:.2g} of a gate" if ran else "no case that it applies to"
+    floors = max((outcome.floors or 0.0 for outcome in ran), default=0.0)
+    return f"at most {worst:.2g} of a gate, {floors:.2g} floors alone" if ran else "no case that it applies to"

@@ -6,6 +6,7 @@ port's bit for bit need no judging, and a run stops when nothing can come earlie
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from parity.core.compare import Comparison, Finding
 from parity.core.errors import ParityError
-from parity.core.gates import DEFAULT_GATE
+from parity.core.gates import DEFAULT_GATE, FloatGate
 from parity.core.trace import SeamKey
 from parity.core.verdict import Verdict, judge
 from parity.qwen3vl.cases import Case
@@ -44,8 +45,9 @@ class Outcome:
     """What became of one mutant on one trial.
 
     ``seam`` and ``step`` are where it was caught. A survivor has ``worst``, the largest share of a gate that one of
-    its readings reached, and ``identical``: every reading equals the sound port's bit for bit. ``expected``: the
-    trial has what the mistake needs to show.
+    its readings reached, and ``identical``: every reading equals the sound port's bit for bit. Where it does not,
+    ``floors`` is how many floors (and one ulp) the planted seam lies off, read alone. ``expected``: the trial has what
+    the mistake needs to show.
     """
 
     mutant: str
@@ -55,8 +57,14 @@ class Outcome:
     seam: str | None = None
     step: str | None = None
     worst: float | None = None
+    floors: float | None = None
     identical: bool = False
     error: str | None = None
+
+    @property
+    def is_noise(self) -> bool:
+        """Nothing to catch: bit-equal, or no further off than correct runs are from one another."""
+        return self.state == "not applicable" or self.identical or (self.floors is not None and self.floors <= 1)
 
     @property
     def caught(self) -> bool:
@@ -318,7 +326,25 @@ def try_mutant(mutant: Mutant, ready: Prepared) -> Outcome:
     with mutant.plant():
         subject = _Disturbed(model, ready)
         result = run_subject(ready.inputs, subject, ready.yardstick, progress=lambda _what: None)
-    return _located(replace(outcome, state="survived", seam=None, step=None, worst=_worst(result)), mutant, result)
+    outcome = _located(replace(outcome, state="survived", seam=None, step=None, worst=_worst(result)), mutant, result)
+    return outcome if outcome.caught else replace(outcome, floors=_floors_off(mutant, ready, model))
+
+
+def _floors_off(mutant: Mutant, ready: Prepared, model: Qwen3VL) -> float:
+    """How far the planted seam lies off, read alone, against a gate of the floor itself and one ulp."""
+    inputs, yardstick = ready.request
+    comparison = Comparison(yardstick.trace, yardstick.isolated_floors, FloatGate(m=1.0, ulps=1.0))
+    found: list[float] = []
+
+    def on_reading(key: SeamKey, array: np.ndarray) -> None:
+        entry = yardstick.trace.entries().get(key)
+        if entry is not None and mutant.is_at(key.name, entry.step):
+            found.append(comparison.judge(key, array).ratio or 0.0)
+
+    sink = Recorder(inputs.expected, on_reading, chunks=inputs.chunks, instead=yardstick.trace)
+    with mutant.plant():
+        _Disturbed(model, ready).trace(inputs.tensors, yardstick.tokens, steps=inputs.decode_steps, sink=sink)
+    return max(found, default=math.inf)  # no reading of the planted seam proves nothing
 
 
 def _judged_run(outcome: Outcome, mutant: Mutant, ready: Prepared, model: Qwen3VL) -> Outcome:
@@ -379,11 +405,14 @@ def kill_matrix(
 
 
 def fate(mutant: Mutant, outcomes: Sequence[Outcome], dtype: str) -> Fate:
-    """Caught by any trial; else a survivor, unless it cannot show in this dtype or on these trials."""
+    """Caught by any trial; else a survivor, unless it cannot show in this dtype or on these trials.
+
+    Being called invisible is not enough: what lies off by more than its floor on any trial has survived.
+    """
     if any(outcome.caught for outcome in outcomes):
         return "caught"
     if dtype not in mutant.dtypes:
-        return "invisible"
+        return "invisible" if all(outcome.is_noise for outcome in outcomes) else "survived"
     return "survived" if any(outcome.expected for outcome in outcomes) else "not exposed"
 
 

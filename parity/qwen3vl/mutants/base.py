@@ -25,7 +25,8 @@ class Mutant:
 
     ``seam`` (``{}`` stands for any number, ``|`` for or) and ``step`` (``*`` for anything) say where the mistake is
     made, so where the first divergence must be. ``needs`` are the traits of a trial that expose it, see ``trials``.
-    ``dtypes`` are those in which it must be caught; ``invisible`` says why it is not in the others. ``loads``:
+    ``dtypes`` are those in which it must be caught; ``invisible`` says why it is not in the others, and each run
+    proves it: every reading bit-equal, or the planted seam within its floor. ``loads``:
     the mistake is made while a checkpoint is loaded.
     """
 

@@ -145,7 +145,7 @@ MUTANTS = [
         lambda: _config_changed(_text_default("rms_norm_eps", 1e-5)),
         component="config",
         dtypes=(FLOAT32,),
-        invisible="bfloat16: smaller than the rounding of the norm itself",
+        invisible="bfloat16: within the floor of the norm itself",
     ),
     _load(
         "k-and-v-swapped",

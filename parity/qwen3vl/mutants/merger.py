@@ -113,7 +113,7 @@ MUTANTS = [
         real=True,
         source="mistral.rs HEAD 9e922623f vision.rs:325; candle HEAD vision.rs:276; llama.cpp qwen3vl.cpp; ollama",
         dtypes=(FLOAT32,),
-        invisible="bfloat16: a tenth of the rounding of the merger itself",
+        invisible="bfloat16: within the floor of the merger itself",
     ),
     _merger(
         "last-merger-gelu-tanh",
@@ -121,7 +121,7 @@ MUTANTS = [
         LAST,
         lambda: _only(deepstack=False, forward=_merged(activation=_tanh)),
         dtypes=(FLOAT32,),
-        invisible="bfloat16: a tenth of the rounding of the merger itself",
+        invisible="bfloat16: within the floor of the merger itself",
     ),
     _merger(
         "deepstack-norm-before-merge",

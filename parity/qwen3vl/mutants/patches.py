@@ -234,7 +234,7 @@ MUTANTS = [
         source="mlx-vlm HEAD vision.py; lablup/mlxcel #1738/#1854; utensils/mold #964; candle HEAD",
         dtypes=(),
         invisible="float32: the table's dtype is float32, nothing is rounded; "
-        "bfloat16: as large as the rounding of the table itself, so below the gate",
+        "bfloat16: within the floor of the reading itself",
     ),
     _patches(
         "pos-embed-weights-always-bf16",
@@ -243,7 +243,7 @@ MUTANTS = [
         lambda: _weights_changed(lambda weights: rounded(weights, torch.bfloat16)),
         component="pos-embed",
         dtypes=(FLOAT32,),
-        invisible="bfloat16: as large as the rounding of the table itself, so below the gate",
+        invisible="bfloat16: within the floor of the reading itself",
     ),
     _patches(
         "pos-embed-weights-integer-cast",

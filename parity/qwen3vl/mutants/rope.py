@@ -217,7 +217,7 @@ MUTANTS = [
         PICTURE,
         seam=ANGLES,
         dtypes=(FLOAT32,),
-        invisible="bfloat16: smaller than the rounding of cosine and sine",
+        invisible="bfloat16: within the floor of cosine and sine",
     ),
     _rope(
         "text-rope-table-too-short",

@@ -189,7 +189,7 @@ MUTANTS = [
         lambda: _update_changed(_keys_rounded),
         source="mistral.rs 0.9.5, made up from its default",
         dtypes=(FLOAT32,),
-        invisible="bfloat16: float16 holds every bfloat16 of this size",
+        invisible="bfloat16: float16 holds nearly every key exactly, within the floor",
     ),
     _cache(
         "cache-values-over-keys", "values are stored as keys", "k_cache", lambda: _update_changed(_values_over_keys)

@@ -229,7 +229,7 @@ MUTANTS = [
         "{}.input_norm",
         Layer(input_norm=lambda n, x: _rms_with(n, x, eps=1e-5)).planted,
         dtypes=(FLOAT32,),
-        invisible="bfloat16: smaller than the rounding of the norm itself",
+        invisible="bfloat16: within the floor of the norm itself",
     ),
     _layer(
         "text-input-norm-one-plus",
@@ -249,7 +249,7 @@ MUTANTS = [
         "{}.attn.q_norm",
         Attention(norm_q=lambda a, q: _rms_with(a.q_norm, q, eps=1e-5)).planted,
         dtypes=(FLOAT32,),
-        invisible="bfloat16: smaller than the rounding of the norm itself",
+        invisible="bfloat16: within the floor of the norm itself",
     ),
     _layer(
         "text-q-norm-over-all-heads",
@@ -351,7 +351,7 @@ MUTANTS = [
         "{}.attn.context",
         Attention(attend=_scores_in_bfloat16).planted,
         dtypes=(FLOAT32,),
-        invisible="bfloat16: it is bfloat16 there",
+        invisible="bfloat16: within the floor of attention itself",
     ),
     _layer("text-head-3", "head 3 has the values of head 0", "{}.attn.context", Attention(merge_heads=_head_3).planted),
     _layer(
@@ -394,7 +394,7 @@ MUTANTS = [
         "{}.post_attention_norm",
         Layer(second_norm=lambda layer, x, before: _rms_with(layer.post_attention_layernorm, x, eps=1e-5)).planted,
         dtypes=(FLOAT32,),
-        invisible="bfloat16: smaller than the rounding of the norm itself",
+        invisible="bfloat16: within the floor of the norm itself",
     ),
     _layer(
         "text-mlp-gelu",
@@ -446,10 +446,9 @@ MUTANTS = [
         "eps 1e-5 in the final norm",
         "text.norm",
         lambda: _final_norm(lambda norm, x: _rms_with(norm, x, eps=1e-5)),
-        frozenset({"quiet stream"}),
         step="*",
         dtypes=(FLOAT32,),
-        invisible="bfloat16: smaller than the rounding of the norm itself",
+        invisible="bfloat16: within the floor of the norm itself",
     ),
     _end(
         "final-norm-without-weight",
@@ -469,8 +468,6 @@ MUTANTS = [
         "logits are capped at 30, as in Gemma",
         "logits",
         lambda: _logits(_capped),
-        dtypes=(FLOAT32,),
-        invisible="bfloat16: smaller than the rounding of the logits themselves",
     ),
     _end(
         "logits-in-bf16",

@@ -74,8 +74,6 @@ def traits(trial: Trial, inputs: CaseInputs | None) -> frozenset[str]:
         "rope parameters": checkpoint.rope_dialect == "rope_parameters",
         "several taps": len(vision["deepstack_visual_indexes"]) > 1,
         "grouped heads": text["num_key_value_heads"] < text["num_attention_heads"],
-        # A loud stream hides what eps does: it is small beside the mean square that it is added to.
-        "quiet stream": checkpoint.shape == "tiny-tied",
         "five layers": text["num_hidden_layers"] == 5,
     }
     return frozenset(name for name, there in found.items() if there)

@@ -197,7 +197,7 @@ MUTANTS = [
         "{}.norm1",
         Block(norm1=_with_eps(1e-5)).planted,
         dtypes=(FLOAT32,),
-        invisible="bfloat16: smaller than the rounding of the norm itself",
+        invisible="bfloat16: within the floor of the norm itself",
     ),
     _block(
         "vision-norm1-without-bias",
@@ -315,7 +315,7 @@ MUTANTS = [
         "{}.norm2",
         Block(norm2=_with_eps(1e-5)).planted,
         dtypes=(FLOAT32,),
-        invisible="bfloat16: smaller than the rounding of the norm itself",
+        invisible="bfloat16: within the floor of the norm itself",
     ),
     _block(
         "vision-norm2-without-bias",
@@ -337,7 +337,7 @@ MUTANTS = [
         "{}.mlp.out",
         lambda: _mlp(F.gelu),
         dtypes=(FLOAT32,),
-        invisible="bfloat16: smaller than the rounding of the MLP itself",
+        invisible="bfloat16: within the floor of the MLP itself",
     ),
     _block(
         "vision-mlp-without-bias",

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -285,7 +286,16 @@ def test_the_same_sum_in_another_order_survives_below_the_gates(trial: Prepared)
     assert not outcome.identical
     assert outcome.worst is not None
     assert 0 < outcome.worst <= 1
+    assert outcome.floors is not None
+    assert outcome.floors <= 1
     assert fate(mutant, [outcome], FLOAT32) == "invisible"
+
+
+@pytest.mark.parametrize(("floors", "wanted"), [(0.9, "invisible"), (1.1, "survived"), (None, "survived")])
+def test_calling_a_mutant_invisible_does_not_make_it_so(floors: float | None, wanted: str) -> None:
+    mutant = replace(_made(nullcontext), dtypes=(), invisible="so it is said")
+    outcome = Outcome(mutant.id, "a", "survived", expected=False, worst=0.5, floors=floors)
+    assert fate(mutant, [outcome], FLOAT32) == wanted
 
 
 def test_a_mistake_at_another_seam_is_not_called_localised(trial: Prepared) -> None:
