@@ -70,6 +70,13 @@ def metamorphic(session: nox.Session) -> None:
 
 
 @nox.session
+def generation(session: nox.Session) -> None:
+    """64 tokens of every case of the suite as transformers' own ``generate`` gives them, and no slower."""
+    env = {"GENERATION_CASES": "all"}
+    run(session, "pytest", "-s", "tests/parity/qwen3vl/test_generation.py", *session.posargs, env=env)
+
+
+@nox.session
 def calibrate(session: nox.Session) -> None:
     """What correct runs need, in all dtypes: the data behind the gate's m."""
     dtypes = ("--dtype", "float32", "--dtype", "bfloat16", "--dtype", "float16")
@@ -82,6 +89,12 @@ def mutants(session: nox.Session) -> None:
     for dtype in ("float32", "bfloat16"):
         out = f"parity-reports/mutants-{dtype}"
         run(session, "parity", "mutants", "--case", "all", "--dtype", dtype, "--out", out, *session.posargs)
+
+
+@nox.session
+def train(session: nox.Session) -> None:
+    """The small model that sees, trained anew from a seed into trained/; fails when it does not see well enough."""
+    run(session, "reference.training", "--out", "trained", *session.posargs)
 
 
 @nox.session

@@ -47,6 +47,7 @@ def finding_json(index: int, finding: Finding) -> dict[str, Any]:
         "rmse": _finite(finding.rmse),
         "cosine": _finite(finding.cosine),
         "mismatches": finding.mismatches,
+        "exact_share": finding.exact_share,
         "by_kind": dict(finding.by_kind),
         "isolated": _isolated(finding.isolated),
         "reading": finding.reading,

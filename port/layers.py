@@ -20,6 +20,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def table(rows: int, size: int) -> nn.Embedding:
+    """An embedding (rows, size) of no values yet: drawing them on the meta device imports torch's whole compiler."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dim, in float32 or wider (arXiv:1910.07467)."""
 

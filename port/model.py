@@ -9,6 +9,7 @@ Shape legend
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -106,6 +107,23 @@ class Qwen3VL(nn.Module):
 
         ``chunk`` bounds how many tokens go through the language model at once; the result is the same.
         """
+        return torch.cat([self.logits(hidden) for hidden in self._prefill(inputs, cache, chunk)], dim=1)
+
+    def prefill_last(self, inputs: Inputs, cache: KVCache, *, chunk: int | None = None) -> Tensor:
+        """As ``prefill``, but only the logits (B, V) after each row's last real token: all that generation needs."""
+        last = last_real(inputs.attention_mask)  # (B,)
+        kept: list[Tensor | None] = [None] * len(last)
+        start = 0
+        for hidden in self._prefill(inputs, cache, chunk):
+            for row, place in enumerate((last - start).tolist()):
+                if 0 <= place < hidden.shape[1]:
+                    kept[row] = hidden[row, place]
+            start += hidden.shape[1]
+        hidden = torch.stack([row for row in kept if row is not None]).unsqueeze(1)  # (B, 1, C)
+        return self.logits(hidden)[:, 0]
+
+    def _prefill(self, inputs: Inputs, cache: KVCache, chunk: int | None) -> Iterator[Tensor]:
+        """Final hidden states (B, chunk, C) of one chunk after the other."""
         if cache.length:
             raise InputError(f"prefill needs an empty cache, this one holds {cache.length} tokens")
         total = inputs.input_ids.shape[1]
@@ -113,19 +131,16 @@ class Qwen3VL(nn.Module):
             raise InputError(f"chunk is {chunk}, needs at least 1")
         embedded = self.embed(inputs)
         cache.rope_delta = embedded.rope_delta
-        parts = []
         for start in range(0, total, chunk or total):
             part = slice(start, min(start + (chunk or total), total))
             cache.extend(embedded.attention_mask[:, part])
-            hidden = self.model.language_model(
+            yield self.model.language_model(
                 embedded.inputs_embeds[:, part],
                 embedded.position_ids[:, :, part],
                 causal_mask(cache.visible, part.stop - part.start),
                 cache=cache,
                 deepstack=[feature[:, part] for feature in embedded.deepstack],
             )
-            parts.append(self.logits(hidden))
-        return torch.cat(parts, dim=1)
 
     def decode(self, token_ids: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, S, V) of the next text tokens (B, S), usually S = 1, after ``prefill``."""
@@ -231,6 +246,11 @@ class Qwen3VL(nn.Module):
                 f"token ids run from {low} to {high}, the vocabulary has 0 to {self.config.text.vocab_size - 1}; "
                 "is this the checkpoint's own tokenizer?"
             )
+
+
+def last_real(attention_mask: Tensor) -> Tensor:
+    """(B,): the place of each row's last real token, whichever side the padding of attention_mask (B, S) is on."""
+    return attention_mask.shape[1] - 1 - attention_mask.flip(1).long().argmax(dim=1)
 
 
 def scatter(target: Tensor, mask: Tensor, features: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from port.cache import KVCache
 from port.config import TextConfig
-from port.layers import RMSNorm, apply_rotary, wide
+from port.layers import RMSNorm, apply_rotary, table, wide
 from port.mrope import frequency_axes, inverse_frequencies, mrope_cos_sin
 from port.tap import Tap
 
@@ -89,7 +89,7 @@ class TextModel(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = table(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.tap = Tap("text.")

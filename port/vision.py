@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from port import grid
 from port.config import LAYER_NORM_EPS, VISION_ROPE_THETA, VisionConfig
 from port.errors import InputError
-from port.layers import Conv3dNoBias, apply_rotary, wide
+from port.layers import Conv3dNoBias, apply_rotary, table, wide
 from port.mrope import inverse_frequencies
 from port.tap import Tap
 
@@ -121,7 +121,7 @@ class VisionModel(nn.Module):
         super().__init__()
         self.config = config
         self.patch_embed = PatchEmbed(config)
-        self.pos_embed = nn.Embedding(config.num_position_embeddings, config.hidden_size)
+        self.pos_embed = table(config.num_position_embeddings, config.hidden_size)
         self.blocks = nn.ModuleList(VisionBlock(config, f"vision.blocks.{i}.") for i in range(config.depth))
         self.merger = PatchMerger(config, norm_after_merge=False)
         self.deepstack_merger_list = nn.ModuleList(

@@ -119,7 +119,7 @@ class _Plan:
         width = DTYPES[dtype][1].itemsize
         sizes = {name: math.prod(size) * width for name, size in self.shapes.items()}
         self.shards = plan_shards(sizes, max_bytes=max_shard_bytes)
-        self.small_files = _small_files(shape, parts, config)
+        self.small_files = small_files(shape, parts, config)
         if len(self.shards) > 1:
             weight_map = {self.stored[name]: file for file, names in self.shards.items() for name in names}
             self.small_files[INDEX_NAME] = index_bytes(weight_map, total_bytes=sum(sizes.values()))
@@ -157,7 +157,7 @@ class _Plan:
         return Entry(name=self.stored[name], shape=shape, blocks=blocks)
 
 
-def _small_files(shape: Shape, parts: TokenizerParts, config: dict[str, Any]) -> dict[str, bytes]:
+def small_files(shape: Shape, parts: TokenizerParts, config: dict[str, Any]) -> dict[str, bytes]:
     """Every file but weights, index and receipt."""
     vision, limits = shape.vision, shape.limits
     pixels = {

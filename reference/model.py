@@ -7,7 +7,7 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 import transformers
 from torch import Tensor
-from transformers import DynamicCache, Qwen3VLForConditionalGeneration
+from transformers import DynamicCache, GenerationConfig, Qwen3VLForConditionalGeneration
 from transformers.utils import logging as hf_logging
 
 from reference.errors import ReferenceModelError
@@ -138,6 +138,43 @@ class ReferenceModel:
         )
         state.next_position = state.next_position + 1
         return out.logits
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: Mapping[str, Tensor], *, max_new_tokens: int, eos_token_ids: Sequence[int] = (), **choice: Any
+    ) -> list[list[int]]:
+        """New tokens of every row by transformers' own ``generate``; rows must not be padded on the right.
+
+        Greedy unless ``choice`` (do_sample, temperature, ...) says else; draws come from torch's global generator.
+        The checkpoint's generation_config.json is not heeded. A row ends with the first of ``eos_token_ids``, which
+        is kept; without any, after ``max_new_tokens``.
+        """
+        ids = inputs["input_ids"]
+        self.model.model.rope_deltas = None
+        extra = {name: inputs[name] for name in PIXELS if inputs.get(name) is not None}
+        if extra and transformers_major() >= 5:
+            # Without it pictures are taken for text, and nothing says so.
+            extra["mm_token_type_ids"] = self.token_types(ids)
+        settings = GenerationConfig(
+            **({"top_k": 0, **choice} if choice.get("do_sample") else {"do_sample": False, **choice}),
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(eos_token_ids) or None,
+            pad_token_id=0,  # rows are cut at their end
+            use_cache=True,
+        )
+        own = self.model.generation_config
+        # What is None in ours, such as the end, would be filled in from the checkpoint's, and nothing says so.
+        self.model.generation_config = settings
+        try:
+            out = self.model.generate(
+                input_ids=ids, attention_mask=inputs["attention_mask"], generation_config=settings, **extra
+            )
+        finally:
+            self.model.generation_config = own
+        rows = out[:, ids.shape[1] :].tolist()
+        ends = set(eos_token_ids)
+        lengths = [next((at + 1 for at, token in enumerate(row) if token in ends), len(row)) for row in rows]
+        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
     def token_types(self, ids: Tensor) -> Tensor:
         """0 text, 1 picture, 2 video, as transformers 5 wants them beside the grids."""

@@ -1,19 +1,31 @@
-"""Hugging Face's processor behind one door: conversations with pictures and videos to model inputs."""
+"""Hugging Face's processor behind one door: conversations with pictures and videos to model inputs.
+
+Shape legend
+    B, S        batch, tokens
+    N           patches of all pictures (or of all videos)
+    F, H, W     frames, height, width in pixels, as decoded; h, w after the resize
+    C, T, P     channels, temporal_patch_size, patch_size
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
-from transformers.video_utils import VideoMetadata
+from transformers.image_utils import load_image
+from transformers.video_utils import VideoMetadata, load_video
 
 from reference.errors import ReferenceModelError
+
+Sink = Callable[[str, Tensor], object]
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,29 @@ class VideoFrames:
     fps: float
 
 
-Part = str | Image.Image | VideoFrames
+@dataclass(frozen=True)
+class PicturePath:
+    """A picture file that the reference decodes itself: EXIF orientation applied, then converted to RGB."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class VideoPath:
+    """A video file that the reference decodes itself, with PyAV, only the frames that it samples."""
+
+    path: Path
+
+
+Part = str | Image.Image | VideoFrames | PicturePath | VideoPath
+
+
+@dataclass(frozen=True)
+class _Sampled:
+    """A video after sampling: frames (F, H, W, 3) uint8, and the metadata with ``frames_indices`` set."""
+
+    frames: np.ndarray
+    metadata: VideoMetadata
 
 
 class ReferenceProcessor:
@@ -41,14 +75,23 @@ class ReferenceProcessor:
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             raise ReferenceModelError(f"the processor of {source} cannot be loaded: {error}") from error
 
-    def prepare(self, rows: Sequence[Sequence[Part]], *, padding_side: Literal["left", "right"]) -> dict[str, Tensor]:
+    def prepare(
+        self,
+        rows: Sequence[Sequence[Part]],
+        *,
+        padding_side: Literal["left", "right"],
+        sink: Sink | None = None,
+    ) -> dict[str, Tensor]:
         """One user turn per row, each a list of text, pictures and videos in order, to one padded batch.
 
-        Returns input_ids and attention_mask (B, S), and where there are any: pixel_values (N, channels*T*P*P),
+        Returns input_ids and attention_mask (B, S), and where there are any: pixel_values (N, C*T*P*P),
         image_grid_thw (pictures, 3), pixel_values_videos and video_grid_thw.
+
+        ``sink`` gets every value on the way under its seam's name, ``processor.*``: pictures and videos decoded,
+        resized and cut into patches, sampled frames and timestamps, and what is returned.
         """
-        images = [part for row in rows for part in row if isinstance(part, Image.Image)]
-        videos = [part for row in rows for part in row if isinstance(part, VideoFrames)]
+        images = [_picture(part) for row in rows for part in row if isinstance(part, Image.Image | PicturePath)]
+        videos = [self._sampled(part) for row in rows for part in row if isinstance(part, VideoFrames | VideoPath)]
         texts = [
             self.processor.apply_chat_template(
                 [{"role": "user", "content": [_content(part) for part in row]}],
@@ -61,30 +104,101 @@ class ReferenceProcessor:
         if images:
             extra["images"] = images
         if videos:
-            extra["videos"] = [video.frames for video in videos]
-            extra["video_metadata"] = [_metadata(video) for video in videos]
-        batch = self.processor(text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **extra)
+            extra |= _video_arguments(videos)
+        timestamps: list[list[float]] = []
+        with _recording(self.processor, "_calculate_timestamps", timestamps.append):
+            batch = self.processor(text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **extra)
         names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "pixel_values_videos")
-        return {name: batch[name] for name in (*names, "video_grid_thw") if name in batch}
+        tensors = {name: batch[name] for name in (*names, "video_grid_thw") if name in batch}
+        if sink is not None:
+            self._send_pictures(images, sink)
+            self._send_videos(videos, timestamps, sink)
+            for name, tensor in tensors.items():
+                if not name.startswith("pixel_values"):
+                    sink(f"processor.{name}", tensor)
+        return tensors
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Token ids to text, special tokens shown."""
         return self.processor.tokenizer.decode(list(token_ids))
 
+    def _sampled(self, part: VideoFrames | VideoPath) -> _Sampled:
+        """The frames that the reference's rule keeps, by ``fps`` or ``num_frames`` of the video processor."""
+        if isinstance(part, VideoPath):
+            frames, metadata = load_video(str(part.path), backend="pyav", sample_indices_fn=self._indices)
+            return _Sampled(np.asarray(frames), metadata)
+        metadata = _metadata(part)
+        metadata.frames_indices = self._indices(metadata)
+        return _Sampled(part.frames[metadata.frames_indices], metadata)
+
+    def _indices(self, metadata: VideoMetadata, **_: Any) -> np.ndarray:
+        own = self.processor.video_processor
+        if own.num_frames is not None:
+            return own.sample_frames(metadata, num_frames=own.num_frames)
+        return own.sample_frames(metadata, fps=own.fps)
+
+    def _send_pictures(self, images: Sequence[Image.Image], sink: Sink) -> None:
+        """Each picture by itself: in a batch, pictures of one size are resized together."""
+        own = self.processor.image_processor
+        for index, image in enumerate(images):
+            name, resized = f"processor.images.{index}", list[Tensor]()
+            with _recording(own, "resize", resized.append):
+                patches = own(images=[image], return_tensors="pt")["pixel_values"]
+            sink(f"{name}.decoded", torch.from_numpy(np.array(image)))  # (H, W, 3)
+            sink(f"{name}.resized", resized[0].permute(0, 2, 3, 1))  # (1, C, h, w) -> (1, h, w, C)
+            sink(f"{name}.patches", patches)
+
+    def _send_videos(self, videos: Sequence[_Sampled], timestamps: Sequence[Sequence[float]], sink: Sink) -> None:
+        own = self.processor.video_processor
+        for index, video in enumerate(videos):
+            name, resized = f"processor.videos.{index}", list[Tensor]()
+            with _recording(own, "resize", resized.append):
+                patches = own(**_video_arguments([video]), return_tensors="pt")["pixel_values_videos"]
+            kept = len(video.frames)  # the prompt's timestamps pad the list of frames in place
+            sink(f"{name}.frame_indices", torch.tensor([int(i) for i in video.metadata.frames_indices][:kept]))
+            sink(f"{name}.timestamps", torch.tensor(timestamps[index], dtype=torch.float64))
+            sink(f"{name}.decoded", torch.from_numpy(np.array(video.frames)))  # (F, H, W, 3)
+            frames = resized[0] if resized[0].ndim == 4 else resized[0][0]
+            sink(f"{name}.resized", frames.permute(0, 2, 3, 1))  # (F, C, h, w) -> (F, h, w, C)
+            sink(f"{name}.patches", patches)
+
+
+def _picture(part: Image.Image | PicturePath) -> Image.Image:
+    return part if isinstance(part, Image.Image) else load_image(str(part.path))
+
 
 def _content(part: Part) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    return {"type": "image"} if isinstance(part, Image.Image) else {"type": "video"}
+    return {"type": "image"} if isinstance(part, Image.Image | PicturePath) else {"type": "video"}
 
 
 def _metadata(video: VideoFrames) -> VideoMetadata:
     count, height, width = video.frames.shape[:3]
-    return VideoMetadata(
-        total_num_frames=count,
-        fps=video.fps,
-        width=width,
-        height=height,
-        duration=count / video.fps,
-        frames_indices=list(range(count)),
-    )
+    return VideoMetadata(total_num_frames=count, fps=video.fps, width=width, height=height, duration=count / video.fps)
+
+
+def _video_arguments(videos: Sequence[_Sampled]) -> dict[str, Any]:
+    """Videos as the processor takes them when the frames have been sampled already."""
+    return {
+        "videos": [video.frames for video in videos],
+        "video_metadata": [video.metadata for video in videos],
+        "do_sample_frames": False,
+    }
+
+
+@contextmanager
+def _recording(owner: Any, name: str, record: Callable[[Any], object]) -> Iterator[None]:
+    """What ``owner.name`` returns is recorded inside the block; the object alone is wrapped, not its class."""
+    original = getattr(owner, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        value = original(*args, **kwargs)
+        record(value)
+        return value
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        delattr(owner, name)

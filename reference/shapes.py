@@ -186,6 +186,26 @@ TINY_ODD = Shape(
     special_base=None,
 )
 
+SEER = Shape(
+    name="seer",
+    tied=True,
+    text=TextShape(
+        hidden=208,
+        layers=4,
+        heads=6,
+        kv_heads=2,
+        head_dim=32,
+        intermediate=480,
+        mrope_section=(6, 5, 5),
+        vocab=431,
+        max_positions=4096,
+    ),
+    vision=VisionShape(depth=4, hidden=128, heads=4, intermediate=384, taps=(0, 2), positions=100),
+    limits=PixelLimits(image_min=4096, image_max=65536, video_min=4096, video_max=262144),
+    special_base=None,
+)
+"""The shape of the trained model, see `reference.training`."""
+
 SHAPES: Mapping[str, Shape] = MappingProxyType(
     {
         shape.name: shape

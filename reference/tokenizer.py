@@ -7,6 +7,7 @@ the tokenizers library prints them.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -85,9 +86,11 @@ def corpus() -> list[str]:
     return text.splitlines()
 
 
-@lru_cache(maxsize=1)
-def _trained() -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, str], ...]]:
-    """Vocabulary (token, id) without specials, and merges, learnt from the corpus."""
+@lru_cache(maxsize=2)
+def _trained(
+    sentences: tuple[str, ...], wanted: int
+) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, str], ...]]:
+    """Vocabulary (token, id) without specials, and ``wanted`` merges, learnt from sentences."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -97,31 +100,35 @@ def _trained() -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, str], ...]
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=256 + MERGES,
+        vocab_size=256 + wanted,
         min_frequency=2,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=[],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus(), trainer=trainer)
+    tokenizer.train_from_iterator(sentences, trainer=trainer)
     model = json.loads(tokenizer.to_str())["model"]
-    if len(model["merges"]) != MERGES:
-        raise ValueError(f"the corpus yields {len(model['merges'])} merges, {MERGES} are wanted; give it more text")
+    if len(model["merges"]) != wanted:
+        raise ValueError(f"the corpus yields {len(model['merges'])} merges, {wanted} are wanted; give it more text")
     vocab = sorted(model["vocab"].items(), key=lambda item: item[1])
     return tuple(vocab), tuple((left, right) for left, right in model["merges"])
 
 
-def tokenizer_parts(*, special_base: int | None = None) -> TokenizerParts:
+def tokenizer_parts(
+    *, special_base: int | None = None, sentences: Sequence[str] | None = None, merges: int = MERGES
+) -> TokenizerParts:
     """Train (once per process) and place the special tokens.
 
     Args:
+        sentences: what to learn from; None: `corpus()`.
+        merges: how many merges to learn.
         special_base: id of `<|endoftext|>`; None puts the specials right after the last merge. A base further
             up, such as the published 151643, is reached with filler tokens that no text encodes to.
 
     Raises:
-        ValueError: `special_base` falls among the plain tokens.
+        ValueError: `special_base` falls among the plain tokens, or the sentences yield fewer merges.
     """
-    trained, merges = _trained()
+    trained, learnt = _trained(tuple(corpus() if sentences is None else sentences), merges)
     vocab = dict(trained)
     base = len(vocab) if special_base is None else special_base
     if base < len(vocab):
@@ -129,7 +136,7 @@ def tokenizer_parts(*, special_base: int | None = None) -> TokenizerParts:
     for index in range(len(vocab), base):
         vocab[f"[unused{index}]"] = index
     special_ids = {token: base + offset for offset, token in enumerate(SPECIAL_TOKENS)}
-    return TokenizerParts(vocab=vocab, merges=list(merges), special_ids=special_ids)
+    return TokenizerParts(vocab=vocab, merges=list(learnt), special_ids=special_ids)
 
 
 def _added_token(content: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from reports import formatting as fmt
 Finding = Mapping[str, Any]
 KINDS = ("text", "image", "video", "boundary")
 GROUPS = {
+    "processor": "processor",
     "inputs": "inputs",
     "vision": "vision",
     "text": "text layers",
@@ -101,6 +102,12 @@ def what_happened(finding: Finding) -> str:
         return "The seam was not compared"
     if finding["mismatches"] is not None and finding["gate_kind"] == "exact":
         return f"{fmt.plural(finding['mismatches'], 'value')} differ where equality is required{failed}"
+    if finding["gate_kind"] == "steps" and finding["figure"] is not None:
+        share = 100 * (finding["exact_share"] or 0.0)
+        return (
+            f"Off by at most {fmt.number(finding['figure'])} steps where {fmt.number(finding['gate'])} is allowed, "
+            f"{share:.4g} % of the values exact{failed}"
+        )
     return (
         f"Figure {fmt.number(finding['figure'])} against a gate of {fmt.number(finding['gate'])}, "
         f"{fmt.ratio(finding['ratio'])} the gate{failed}"

@@ -12,7 +12,7 @@ from reports.digest import KINDS, kinds_of
 _FINDING = (
     *("index", "seam", "call", "step", "group", "gate_kind", "shape", "subject_shape", "dtype", "status"),
     *("rows", "rows_failed", "worst_row", "figure", "gate", "ratio", "floor", "max_abs", "rmse", "cosine"),
-    "mismatches",
+    *("mismatches", "exact_share"),
 )
 _CASE = (
     *("name", "title", "phase", "verdict", "exit_code", "reason", "seams_compared", "seams_expected"),
@@ -20,7 +20,7 @@ _CASE = (
 )
 _NESTED = {"worst": ("seam", "step", "ratio", "figure", "gate", "row"), "first_divergence": ("seam", "step")}
 _COUNTS = ("rows", "rows_failed", "mismatches")
-_FLOATS = ("figure", "gate", "ratio", "floor", "max_abs", "rmse", "cosine")
+_FLOATS = ("figure", "gate", "ratio", "floor", "max_abs", "rmse", "cosine", "exact_share")
 
 
 def findings_frame(document: Mapping[str, Any]) -> pd.DataFrame:

@@ -129,7 +129,7 @@ def _cells(finding: Mapping[str, Any], mark: str) -> list[str]:
         "x".join(map(str, finding["shape"])),
         finding["worst_row"] or finding["note"] or "",
         figure(finding),
-        "exact" if finding["gate_kind"] == "exact" else _short(finding["gate"]),
+        _gate(finding),
         finding["status"],
     ]
 
@@ -141,11 +141,20 @@ def _group_cells(group: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{_part(worst['seam'])} ({len(group)} seams)", *cells[1:3], f"{last}: {cells[3]}", *cells[4:]]
 
 
+def _gate(finding: Mapping[str, Any]) -> str:
+    if finding["gate_kind"] == "steps" and finding["gate"] is not None:
+        return f"{finding['gate']:g} step"
+    return "exact" if finding["gate_kind"] == "exact" else _short(finding["gate"])
+
+
 def figure(finding: Mapping[str, Any]) -> str:
-    """An error for float gates, a count for exact ones."""
+    """An error for float gates, a count for exact ones, steps and the share of exact numbers for pixels."""
     if finding["gate_kind"] == "exact":
         count = finding["mismatches"]
         return "" if count is None else f"{count} differ" if count else "equal"
+    if finding["gate_kind"] == "steps" and finding["figure"] is not None:
+        share = finding["exact_share"] or 0.0
+        return "equal" if share == 1 else f"{finding['figure']:.3g} steps, {100 * share:.4g} % exact"
     return _short(finding["figure"])
 
 

@@ -17,7 +17,13 @@ from parity.cli import signals
 USAGE = 2
 _ROOMS = ("parity", "port", "reference", "reports")
 _DISK = "check the place, its permissions and the space left on its disk"
-_EXTRAS = {"torch": "port", "transformers": "reference", "torchvision": "reference", "av": "reference"}
+_EXTRAS = {
+    "torch": "port",
+    "tokenizers": "port",
+    "av": "port",
+    "transformers": "reference",
+    "torchvision": "reference",
+}
 
 
 def guarded(action: Callable[[], int], *, debug: bool) -> int:

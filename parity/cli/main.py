@@ -117,6 +117,37 @@ def compare(*, debug: bool, multiple: float | None, **options: Any) -> None:
 
 
 @main.command()
+@click.argument("model", callback=_model)
+@click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the question; may be repeated.")
+@click.option("--video", "videos", type=FOLDER, multiple=True, help="A video file, or a folder of frames.")
+@click.option("--prompt", callback=_text, help="One question; without it, questions are read from the terminal.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Default: the checkpoint's, else 512.")
+@click.option("--greedy", is_flag=True, help="Always the likeliest token, whatever generation_config.json says.")
+@click.option("--temperature", type=click.FloatRange(min=0, min_open=True))
+@click.option("--top-k", type=click.IntRange(min=0))
+@click.option("--top-p", type=click.FloatRange(0, 1))
+@click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True))
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampling.")
+@click.option("--chunk", type=click.IntRange(min=1), help="Prefill in chunks of so many tokens.")
+@click.option("--dtype", type=DTYPE, default="float32", show_default=True)
+@threads_option
+@json_option
+@debug_option
+def chat(*, debug: bool, **options: Any) -> None:
+    """Ask the port about pictures and videos; the answer is streamed, its speed comes last.
+
+    MODEL is a checkpoint folder or a hub id.
+    """
+
+    def action() -> int:
+        from parity.cli.chat import ChatOptions, chat
+
+        return chat(ChatOptions(**options))
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
 @click.argument("model", required=False, callback=_model)
 @click.option("--prompt", callback=_text, default="How many legs has a spider?", show_default=True)
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture, put before the prompt.")
@@ -130,6 +161,69 @@ def greedy(*, debug: bool, **options: Any) -> None:
         from parity.cli.greedy import greedy
 
         return greedy(**options)
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
+@click.argument("model", required=False, callback=_model)
+@click.option("--image", "images", type=FOLDER, multiple=True, help="A picture file; may be repeated.")
+@click.option("--video", "videos", type=FOLDER, multiple=True, help="A video file; may be repeated.")
+@click.option("--rounds", type=click.IntRange(min=0), default=5, show_default=True, help="Timed runs of each side.")
+@threads_option
+@json_option
+@debug_option
+def processor(*, debug: bool, **options: Any) -> None:
+    """The port's processor beside the reference's on your own files: every value on the way, and the speed."""
+
+    def action() -> int:
+        from parity.cli.processor import processor
+
+        return processor(**options)
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
+@click.argument("model", callback=_model)
+@click.option("--pictures", type=click.IntRange(min=0), default=100, show_default=True, help="Held-out pictures.")
+@click.option("--clips", type=click.IntRange(min=0), default=40, show_default=True, help="Held-out clips.")
+@click.option("--seed", type=click.IntRange(min=0), default=20_000, show_default=True, help="Of the questions.")
+@click.option(
+    "--engine",
+    "engines",
+    type=click.Choice(["reference", "port", "mistralrs"]),
+    multiple=True,
+    default=["reference", "port", "mistralrs"],
+    help="Default: all three.",
+)
+@threads_option
+@json_option
+@debug_option
+def sight(*, debug: bool, **options: Any) -> None:
+    """Ask engines the same questions about held-out pictures and clips; four questions about each."""
+
+    def action() -> int:
+        from parity.cli.sight import sight
+
+        return sight(**options)
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
+@click.argument("models", nargs=-1)
+@click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the prompt.")
+@click.option("--prompt", callback=_text)
+@json_option
+@debug_option
+def activations(*, debug: bool, **options: Any) -> None:
+    """How sure the logits are and how uneven the attention, beside those of the seeded checkpoint."""
+
+    def action() -> int:
+        from parity.cli.activations import activations
+
+        return activations(**options)
 
     sys.exit(guarded(action, debug=debug))
 

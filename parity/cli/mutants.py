@@ -19,10 +19,11 @@ from parity.cli.output import report_folder
 from parity.core.errors import ParityError
 from parity.core.gates import DEFAULT_GATE
 from parity.environment import environment
-from parity.qwen3vl.kill_matrix import Line, Matrix, Outcome, kill_matrix, smallest_cover
+from parity.qwen3vl.kill_matrix import Line, Matrix, kill_matrix, smallest_cover
 from parity.qwen3vl.mutants.not_planted import NOT_PLANTED
 from parity.qwen3vl.mutants.registry import chosen
 from parity.qwen3vl.mutants.trials import DEFAULT, Trial, trials
+from parity.qwen3vl.outcomes import Outcome
 from parity.qwen3vl.workbench import Workbench
 from reports.mutants import write_matrix
 

@@ -32,8 +32,8 @@ from parity.qwen3vl.workbench import Workbench, checkpoint_digest, named_checkpo
 from parity.qwen3vl.yardstick import Yardstick, measure_yardstick
 
 TIMED_RUNS = 3
-# checkpoint, weights, pictures, yardstick, four floor runs, subject, report
-_STEPS = 10
+# checkpoint, weights, pictures, yardstick, four floor runs, processor, subject twice, report
+_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def run(options: RunOptions) -> int:
         subject = PortEngine(bench.port(checkpoint, options.dtype), chunk=case.chunk)
         model = bench.reference(checkpoint, options.dtype)
         processor = bench.processor(checkpoint, options.dtype)
+        front_end = bench.port_front(checkpoint)
         step("pictures and prompt")
         inputs = prepare_inputs(
             case.name,
@@ -94,10 +95,11 @@ def run(options: RunOptions) -> int:
             padding_side=case.padding_side,
             decode_steps=case.decode_steps,
             chunk=case.chunk,
+            store=store,
         )
         with _reference_runs(checkpoint):
             yardstick = measure_yardstick(inputs, model, progress=step, store=store)
-        result = run_subject(inputs, subject, yardstick, progress=step, store=store)
+        result = run_subject(inputs, subject, yardstick, front_end=front_end, progress=step, store=store)
         performance = _timed(subject, yardstick, inputs, result, step) if options.timing else None
         step("report")
         maps = heat_maps(inputs, result.findings)

@@ -10,11 +10,14 @@ import numpy as np
 
 from parity.core.errors import TraceError
 from parity.core.floors import Floors
-from parity.core.gates import FloatGate
+from parity.core.gates import PIXEL_GATE, FloatGate
 from parity.core.metrics import as_rows, kl_divergence, pooled, row_errors
 from parity.core.trace import PADDING, Entry, SeamKey, Trace
 
 Status = Literal["ok", "diverged", "missing", "unexpected", "shape_mismatch", "nonfinite", "not_compared"]
+
+
+_STEP_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class Isolated:
 class Finding:
     """One reading's comparison. Figures are None where nothing could be measured.
 
-    ``figure`` is the relative error of the worst row (float gates) or the number of differing numbers (exact
-    gates); ``gate`` and ``floor`` are those of the same row, ``ratio`` is figure over gate.
+    ``figure`` is the relative error of the worst row (float gates), the number of differing numbers (exact gates)
+    or the largest distance in steps (step gates); ``gate`` and ``floor`` are those of the same row, ``ratio`` is
+    figure over gate. ``exact_share`` is the share of numbers that are equal, for step gates.
     """
 
     entry: Entry
@@ -62,6 +66,7 @@ class Finding:
     rmse: float | None = None
     cosine: float | None = None
     mismatches: int | None = None
+    exact_share: float | None = None
     by_kind: Mapping[str, float] = field(default_factory=dict)
     logits: Logits | None = None
     row_figures: np.ndarray | None = None  # (rows,) relative errors, kept where asked for
@@ -146,6 +151,8 @@ class Comparison:
             return broken
         if entry.gate == "exact":
             return self._exact(entry, left, right, kinds, compared)
+        if entry.gate == "steps":
+            return self._steps(entry, left, right, kinds, compared)
         return self._float(entry, left, right, kinds, compared)
 
     def _kinds(self, entry: Entry) -> np.ndarray:
@@ -176,6 +183,35 @@ class Comparison:
             gate=0.0,
             max_abs=pooled(left[compared].astype(np.float64), right[compared].astype(np.float64)).max_abs,
             mismatches=total,
+        )
+
+    def _steps(
+        self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
+    ) -> Finding:
+        off = (left.astype(np.float32) - right.astype(np.float32)) / np.float32(entry.unit)
+        off[~compared] = 0.0
+        distances = np.abs(off).max(axis=1, initial=0.0)
+        # Normalised pixels are steps times a float32 number: a thousandth of a step is its rounding, and no step.
+        differing = np.abs(off) > _STEP_ROUNDING
+        worst, numbers = int(distances.argmax()), int(compared.sum()) * off.shape[1]
+        figure, bias = float(distances[worst]), float(off.sum(dtype=np.float64) / numbers) if numbers else 0.0
+        failed = distances > PIXEL_GATE.steps + _STEP_ROUNDING
+        biased = abs(bias) > PIXEL_GATE.bias
+        return Finding(
+            entry=entry,
+            status="diverged" if biased or failed.any() else "ok",
+            note=f"off by {bias:+.2f} steps on average, at most {PIXEL_GATE.bias:g} is noise" if biased else "",
+            subject_shape=entry.shape,
+            rows=int(compared.sum()),
+            rows_failed=int(failed.sum()),
+            worst_row=self._row_name(entry, worst, kinds),
+            worst_kind=self._kind_name(kinds[worst]),
+            figure=figure,
+            gate=PIXEL_GATE.steps,
+            ratio=max(figure / (PIXEL_GATE.steps + _STEP_ROUNDING), abs(bias) / PIXEL_GATE.bias),
+            max_abs=figure * entry.unit,
+            mismatches=int(differing.sum()),
+            exact_share=1.0 - float(differing.sum()) / numbers if numbers else 1.0,
         )
 
     def _nonfinite(

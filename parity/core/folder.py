@@ -249,6 +249,7 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "token_axes": list(entry.token_axes),
         "axis_names": list(entry.axis_names),
         "rows": None if entry.rows is None else {"name": entry.rows.name, "call": entry.rows.call},
+        "unit": entry.unit,
     }
 
 
@@ -264,6 +265,7 @@ def entry_from_json(seam: Mapping[str, Any]) -> Entry:
         token_axes=tuple(seam["token_axes"]),
         axis_names=tuple(seam["axis_names"]),
         rows=None if rows is None else SeamKey(rows["name"], rows["call"]),
+        unit=seam.get("unit", 1.0),
     )
 
 

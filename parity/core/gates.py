@@ -32,6 +32,22 @@ class FloatGate:
         return f"every row: |subject - reference| / |reference| <= {self.m:g} x floor + {self.ulps:g} ulp"
 
 
+@dataclass(frozen=True)
+class StepGate:
+    """No number more than ``steps`` steps off, and their mean no more than ``bias`` steps.
+
+    For what is rounded to whole steps (8-bit pixels): correct implementations differ by a step here and there, to
+    both sides. A mistake in the rounding itself moves every number the same way.
+    """
+
+    steps: float
+    bias: float
+
+
+# Over six photographs and drawings, resized, the bias between the reference's two backends was at most 0.0006 steps;
+# truncating where one should round makes it 0.5.
+PIXEL_GATE = StepGate(steps=1.0, bias=0.05)
+
 # What m and ulps were measured on stands in the README, "How a verdict is reached".
 DEFAULT_GATE = FloatGate(m=6.0, ulps=1.0)
 # One part alone has no error of other parts in it: its runs scatter far less, and its gate is the narrower.

@@ -19,7 +19,7 @@ from parity.core.errors import TraceError
 SCHEMA_VERSION = "1.0"
 # Rows of this kind hold whatever an engine leaves at padding; they are never compared.
 PADDING = 255
-GateKind = Literal["float", "exact"]
+GateKind = Literal["float", "exact", "steps"]
 
 DTYPES: dict[str, np.dtype[Any]] = {
     **{
@@ -46,7 +46,7 @@ class Entry:
 
     ``token_axes`` are the axes that count rows (tokens, patches); everything else is one row's vector. ``rows``
     names the reading, of the same trace, that gives the kind of every row. Without token axes the whole tensor
-    is one row.
+    is one row. ``unit`` is the size of one step where the gate counts steps: 1 for 8-bit pixels.
     """
 
     key: SeamKey
@@ -58,6 +58,7 @@ class Entry:
     token_axes: tuple[int, ...] = ()
     axis_names: tuple[str, ...] = ()
     rows: SeamKey | None = None
+    unit: float = 1.0
 
     @property
     def token_shape(self) -> tuple[int, ...]:
@@ -149,6 +150,8 @@ def check_reading(entry: Entry, array: np.ndarray) -> None:
         )
     if entry.gate == "float" and array.dtype.kind in "biu":
         raise TraceError(f"{entry.key} is {entry.dtype} with a float gate; whole numbers have the gate exact")
+    if not entry.unit > 0:
+        raise TraceError(f"{entry.key} has steps of {entry.unit:g}; a step is larger than 0")
 
 
 def dtype_name(array: np.ndarray) -> str:

@@ -93,6 +93,8 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
 def _where(finding: Finding) -> str:
     name, step = finding.entry.key.name, finding.entry.step
     place = f"first divergence at {name} ({step})"
+    if finding.status == "diverged" and finding.entry.gate == "steps":
+        return f"{place}: {finding.note or f'{finding.worst_row} is off by {finding.figure:.3g} steps'}"
     if finding.status == "diverged" and finding.mismatches is not None:
         return f"{place}: {finding.mismatches} numbers differ, {finding.worst_row}"
     if finding.status == "diverged" and finding.ratio is not None and finding.ratio > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from parity.qwen3vl.cases import Case
 from parity.qwen3vl.inputs import CaseInputs
 from parity.qwen3vl.mutants.registry import ALL
-from parity.qwen3vl.mutants.trials import Trial, traits
+from parity.qwen3vl.mutants.trials import Trial, front_traits, traits
 
 
 def blind_to(case: Case, inputs: CaseInputs | None, dtype: str) -> list[dict[str, str]]:
@@ -13,14 +13,16 @@ def blind_to(case: Case, inputs: CaseInputs | None, dtype: str) -> list[dict[str
 
     float16 is taken for bfloat16's finer sister: what bfloat16 shows, it shows.
     """
-    present = traits(Trial(case), inputs)
+    trial = Trial(case)
+    present = traits(trial, inputs)
+    seen_before = frozenset() if inputs is None else front_traits(trial, inputs.front)
     seen_as = "bfloat16" if dtype == "float16" else dtype
     blind = []
     for mutant in ALL:
-        absent = sorted(mutant.needs - present)
+        absent = sorted(mutant.needs - (seen_before if mutant.front else present))
         if absent:
             why = f"the input lacks: {', '.join(absent)}"
-        elif seen_as not in mutant.dtypes:
+        elif seen_as not in mutant.dtypes and not mutant.front:
             why = mutant.invisible
         else:
             continue

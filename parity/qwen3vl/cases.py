@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from parity.qwen3vl.media import Clip, Noise, Photo, Source
+from parity.qwen3vl.media import FORMATS, Clip, Encoded, Noise, Photo, Source, WorldClip, WorldPicture
 
 PHASES = {
     1: "base model and vision pipeline",
@@ -104,6 +104,15 @@ def photo_case(checkpoint: SeededCheckpoint = TINY) -> Case:
     return Case("photo", "a real photo and a question", 1, checkpoint, (("Who is this? ", Photo((256, 304))),))
 
 
+def seeing_rows(count: int = 4, first: int = 0) -> tuple[Row, ...]:
+    """Questions that the trained model can answer, about held-out pictures and, every third row, clips."""
+    rows: list[Row] = []
+    for number in range(first, first + count):
+        shown = WorldClip(number) if number % 3 == 2 else WorldPicture(number)
+        rows.append((shown, shown.question))
+    return tuple(rows)
+
+
 def standard_suite() -> list[Case]:
     """Every case of ``nox -s parity``, by phase."""
     return [*_phase_1(), *_phase_2(), *_phase_3(), *_phase_4()]
@@ -163,6 +172,21 @@ def _phase_1() -> Sequence[Case]:
             (("Same ", SMALL, " picture"),),
         ),
         Case("chunked", "prefill in chunks that cut a picture", 1, rows=_MIXED[:1], chunk=17),
+        Case(
+            "formats",
+            "JPEG, EXIF orientation, alpha, palette, grey, 16 bits, CMYK, and two that are resized",
+            1,
+            rows=(
+                (*(part for form in FORMATS for part in (f"{form}: ", Encoded(Photo((70, 90)), form))),),
+                ("Shrunk ", Photo(), " and grown ", Noise(20, 45, seed=7)),
+            ),
+        ),
+        Case(
+            "clip-sampled",
+            "a clip of which few frames are kept, an odd number, resized",
+            1,
+            rows=(("See ", Clip(55, 100, 76, fps=20.0), " so?"),),
+        ),
     ]
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import torch
 
 from parity.qwen3vl.engines import PortEngine
-from parity.qwen3vl.media import PictureFile
 from parity.qwen3vl.mistralrs import Answer, generate
 from parity.qwen3vl.workbench import Workbench
-from reference.processor import Part
+from reference.processor import Part, PicturePath
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ def compare_greedy(folder: Path, prompt: str, *, images: list[Path], steps: int,
     """Run the port (float32) and mistral.rs on one prompt; the port's prompt comes from the reference's processor."""
     answer = generate(folder, prompt, images=images, steps=steps)
     processor = bench.processor(folder, "float32")
-    row: list[Part] = [*(PictureFile(path).load() for path in images), prompt]
+    row: list[Part] = [*(PicturePath(path) for path in images), prompt]
     inputs = processor.prepare([row], padding_side="left")
     session = PortEngine(bench.port(folder, "float32")).session(inputs, steps=steps)
     logits = session.prefill()[:, -1]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
@@ -12,9 +12,15 @@ from PIL import Image
 from torch import Tensor
 
 from parity.core.errors import ParityError
-from parity.qwen3vl.media import Source, load
+from parity.core.trace import Description, SeamKey
+from parity.qwen3vl.engines import Engine
+from parity.qwen3vl.front import Front, Padding, reference_front, write_material
+from parity.qwen3vl.labels import KINDS, row_labels
+from parity.qwen3vl.media import MAX_FRAME_BYTES, Source, Video, is_picture
+from parity.qwen3vl.recorder import to_numpy
 from parity.qwen3vl.seams import Dimensions, Expected, expected_seams
-from reference.processor import ReferenceProcessor, VideoFrames
+from parity.qwen3vl.store import NOT_KEPT, Labels, TraceStore
+from reference.processor import ReferenceProcessor
 
 _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")
 _MAX_ASPECT = 200  # the reference's processor takes no more
@@ -24,12 +30,14 @@ _MAX_ASPECT = 200  # the reference's processor takes no more
 class CaseInputs:
     """``tensors`` holds input_ids and attention_mask (B, S), pixels and grids; ``config`` is config.json.
 
-    ``images`` are the pictures of all rows in reading order, with a title each, for the report.
+    ``front`` is how they came about: the media's files and every value of the reference's processor. ``images`` are
+    the pictures of all rows in reading order, as decoded, with a title each, for the report.
     """
 
     name: str
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any]
+    front: Front
     images: Sequence[tuple[str, Image.Image]] = ()
     decode_steps: int = 4
     chunk: int | None = None
@@ -49,6 +57,16 @@ class CaseInputs:
             videos="pixel_values_videos" in self.tensors,
         )
 
+    def labels(self) -> Labels:
+        """The kinds of all rows of all readings."""
+        arrays = {name: to_numpy(tensor) for name, tensor in self.tensors.items()}
+        return row_labels(arrays, self.config, decode_steps=self.decode_steps)
+
+    def header(self, engine: Engine) -> tuple[Description, Sequence[Expected], Callable[[], Labels]]:
+        """What a trace of this case by ``engine`` says of itself, see ``TraceStore.recording``."""
+        about = Description(engine.name, engine.detail, engine.dtype, self.name, kinds=KINDS)
+        return about, self.expected, self.labels
+
 
 def prepare_inputs(
     name: str,
@@ -56,26 +74,28 @@ def prepare_inputs(
     *,
     processor: ReferenceProcessor,
     config: Mapping[str, Any],
-    padding_side: Literal["left", "right"] = "left",
+    padding_side: Padding = "left",
     decode_steps: int = 4,
     chunk: int | None = None,
+    fit: bool = True,
+    store: TraceStore = NOT_KEPT,
 ) -> CaseInputs:
-    """Decode the media and run the reference's processor.
+    """Bring the media into files and run the reference's processor on them.
 
-    Raises ParityError for media that cannot be read, and for inputs on which no model can run: see ``check_fit``.
+    Raises ParityError for media that cannot be read, and, unless ``fit`` is off because no model will run, for
+    inputs on which none can: see ``check_fit``.
     """
-    loaded = [[load(source) for source in row] for row in rows]
-    for index, (row, parts) in enumerate(zip(rows, loaded, strict=True)):
-        for source, part in zip(row, parts, strict=True):
-            _check_part(source, part, row=index, frames=config["vision_config"]["temporal_patch_size"])
-    images = [
-        (f"image {len_before + 1} of row {index} ({source.title})", part)
-        for index, (row, parts) in enumerate(zip(rows, loaded, strict=True))
-        for len_before, (source, part) in enumerate(_pictures(row, parts))
-    ]
+    for index, row in enumerate(rows):
+        for source in row:
+            _check_part(source, row=index, config=config, processor=processor)
     try:
-        tensors = processor.prepare(loaded, padding_side=padding_side)
+        material = write_material(rows, padding_side)
+        front = reference_front(name, material, processor, config, store=store)
+    except (ParityError, OSError):
+        raise
     except Exception as error:
+        if type(error).__name__ == "SafetensorError":  # a disk that is full, not the input
+            raise
         # Templates and processor configs are the user's files, and what they raise has no common class.
         titles = [part if isinstance(part, str) else part.title for row in rows for part in row]
         shown = ", ".join(title if len(title) <= 60 else f"{title[:57]}..." for title in titles)
@@ -83,37 +103,59 @@ def prepare_inputs(
             f"the reference's processor refuses the input ({shown}): {str(error).rstrip('.')}; check the input, and "
             "the chat template and processor configs of the checkpoint"
         ) from error
-    check_fit(tensors, config, decode_steps=decode_steps)
-    return CaseInputs(name, tensors, config, images, decode_steps, chunk)
+    if fit:
+        check_fit(front.tensors, config, decode_steps=decode_steps)
+    return CaseInputs(name, front.tensors, config, front, _shown(rows, front), decode_steps, chunk)
 
 
-def _pictures(row: Sequence[Source], parts: Sequence[Any]) -> list[tuple[Any, Image.Image]]:
-    pairs = zip(row, parts, strict=True)
-    return [(source, part) for source, part in pairs if isinstance(part, Image.Image)]
+def _shown(rows: Sequence[Sequence[Source]], front: Front) -> list[tuple[str, Image.Image]]:
+    """Every picture as the reference decoded it, with a title."""
+    titles = [
+        f"image {number} of row {index} ({source.title})"
+        for index, row in enumerate(rows)
+        for number, source in enumerate(filter(is_picture, row), start=1)
+    ]
+    keys = (SeamKey(f"processor.images.{index}.decoded", 0) for index in range(len(titles)))
+    return [(title, Image.fromarray(front.trace.read(key))) for title, key in zip(titles, keys, strict=True)]
 
 
-def _check_part(source: Source, part: Any, *, row: int, frames: int) -> None:
+def _check_part(source: Source, *, row: int, config: Mapping[str, Any], processor: ReferenceProcessor) -> None:
     """Refuse, by name, what the processor would refuse without one."""
-    if isinstance(part, str):
+    if isinstance(source, str):
         for placeholder in _PLACEHOLDERS:
-            if placeholder in part:
+            if placeholder in source:
                 raise ParityError(
                     f"the prompt of row {row} holds {placeholder}, the place of a picture's features; leave it out, "
                     "the chat template puts one in for every picture and video"
                 )
         return
-    title = "" if isinstance(source, str) else source.title
-    if isinstance(part, VideoFrames):
-        count, height, width = part.frames.shape[:3]
-        if count < frames:
-            raise ParityError(f"the video {title} has {count} frame(s), the model needs {frames}; use a longer one")
+    if not isinstance(source, Video):
+        width, height = source.load().size
     else:
-        width, height = part.size
+        width, height = _check_video(source, config["vision_config"]["temporal_patch_size"], processor)
     if 0 in (width, height) or max(width, height) > _MAX_ASPECT * min(width, height):
         raise ParityError(
-            f"{title} is {width} x {height}, the reference's processor takes an aspect ratio of at most {_MAX_ASPECT}; "
-            "crop it"
+            f"{source.title} is {width} x {height}, the reference's processor takes an aspect ratio of at most "
+            f"{_MAX_ASPECT}; crop it"
         )
+
+
+def _check_video(source: Video, needed: int, processor: ReferenceProcessor) -> tuple[int, int]:
+    """Width and height. Refuses what has too few frames, or so many that those sampled would not fit in memory."""
+    header = source.probe()
+    if header.frames < needed:
+        raise ParityError(
+            f"the video {source.title} has {header.frames} frame(s), the model needs {needed}; use a longer one"
+        )
+    own = processor.processor.video_processor
+    kept = min(max(int(header.frames / header.fps * own.fps), own.min_frames), own.max_frames, header.frames)
+    size = 3 * kept * header.width * header.height
+    if size > MAX_FRAME_BYTES:
+        raise ParityError(
+            f"the {kept} frames sampled from {source.title} take {size / 2**30:.1f} GiB, at most "
+            f"{MAX_FRAME_BYTES / 2**30:g} GiB are allowed; cut it or scale it down"
+        )
+    return header.width, header.height
 
 
 def check_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, decode_steps: int) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,12 +22,14 @@ from parity.core.compare import Comparison, Finding
 from parity.core.errors import ParityError
 from parity.core.gates import DEFAULT_GATE, FloatGate
 from parity.core.trace import SeamKey
-from parity.core.verdict import Verdict, judge
+from parity.core.verdict import judge
 from parity.qwen3vl.cases import Case
 from parity.qwen3vl.engines import PortEngine, Session, TensorMap, run_steps
+from parity.qwen3vl.front_matrix import prepare_front, try_front
 from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
 from parity.qwen3vl.mutants.base import LOADING, Mutant
 from parity.qwen3vl.mutants.trials import Trial, traits
+from parity.qwen3vl.outcomes import Outcome, State, check_sound, located, worst_ratio
 from parity.qwen3vl.recorder import Recorder
 from parity.qwen3vl.run import RunResult, run_subject
 from parity.qwen3vl.weights_check import check_weights
@@ -35,40 +38,8 @@ from parity.qwen3vl.yardstick import Yardstick, measure_yardstick
 from port import PortError, Qwen3VL, listening, load_model
 from reference.model import ReferenceModel
 
-State = Literal["at seam", "elsewhere", "survived", "not applicable"]
 Fate = Literal["caught", "survived", "invisible", "not exposed"]
 _OTHER_STEPS = 2  # decode steps of the requests that disturb the traced one
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one mutant on one trial.
-
-    ``seam`` and ``step`` are where it was caught. A survivor has ``worst``, the largest share of a gate that one of
-    its readings reached, and ``identical``: every reading equals the sound port's bit for bit. Where it does not,
-    ``floors`` is how many floors (and one ulp) the planted seam lies off, read alone. ``expected``: the trial has what
-    the mistake needs to show.
-    """
-
-    mutant: str
-    trial: str
-    state: State
-    expected: bool
-    seam: str | None = None
-    step: str | None = None
-    worst: float | None = None
-    floors: float | None = None
-    identical: bool = False
-    error: str | None = None
-
-    @property
-    def is_noise(self) -> bool:
-        """Nothing to catch: bit-equal, or no further off than correct runs are from one another."""
-        return self.state == "not applicable" or self.identical or (self.floors is not None and self.floors <= 1)
-
-    @property
-    def caught(self) -> bool:
-        return self.state in ("at seam", "elsewhere")
 
 
 @dataclass(frozen=True)
@@ -243,7 +214,7 @@ def prepare(trial: Trial, bench: Workbench, *, dtype: str) -> Prepared:
         ready = Prepared(
             trial, folder, dtype, bench.reference(folder, "float32"), traits(trial, None), bench.port(folder, "float32")
         )
-        _check_sound(trial, check_weights(folder, case.checkpoint.dtype, ready.reference))
+        check_sound(trial, check_weights(folder, case.checkpoint.dtype, ready.reference))
         return ready
     reference = bench.reference(bench.for_reference(case.checkpoint), dtype)
     inputs = _inputs(case, bench, folder, dtype)
@@ -284,16 +255,8 @@ def _sound_readings(ready: Prepared) -> dict[SeamKey, SoundReading]:
         readings[key] = SoundReading(array, comparison.judge(key, array))
 
     _run(ready, ready.model, keep)
-    _check_sound(ready.trial, RunResult(comparison.findings(), judge(comparison.findings()), DEFAULT_GATE))
+    check_sound(ready.trial, RunResult(comparison.findings(), judge(comparison.findings()), DEFAULT_GATE))
     return {item.key: readings[item.key] for item in inputs.expected}
-
-
-def _check_sound(trial: Trial, result: RunResult) -> None:
-    if result.judgement.verdict is not Verdict.PARITY:
-        raise ParityError(
-            f"the port without a mistake does not pass {trial.name}: {result.judgement.reason}; "
-            "mutants can only be told from a sound port"
-        )
 
 
 def _run(ready: Prepared, model: Qwen3VL, on_reading: Callable[[SeamKey, np.ndarray], object]) -> None:
@@ -306,13 +269,13 @@ def try_mutant(mutant: Mutant, ready: Prepared) -> Outcome:
     """Plant a mutant, run it on a prepared trial and take it out again."""
     expected = mutant.needs <= ready.traits and ready.dtype in mutant.dtypes
     nothing = Outcome(mutant.id, ready.trial.name, "not applicable", expected=False)
-    if ("weights" in mutant.needs) != (ready.inputs is None):
+    if mutant.front or ("weights" in mutant.needs) != (ready.inputs is None):
         return nothing
     outcome = replace(nothing, state="survived", expected=expected)
     if ready.inputs is None or ready.yardstick is None:
         with mutant.plant():
             result = check_weights(ready.folder, ready.trial.case.checkpoint.dtype, ready.reference)
-        return _located(outcome, mutant, result)
+        return located(outcome, mutant, result)
     try:
         with mutant.plant():
             model = load_model(ready.folder, dtype=DTYPES[ready.dtype]) if mutant.loads else ready.model
@@ -326,7 +289,9 @@ def try_mutant(mutant: Mutant, ready: Prepared) -> Outcome:
     with mutant.plant():
         subject = _Disturbed(model, ready)
         result = run_subject(ready.inputs, subject, ready.yardstick, progress=lambda _what: None)
-    outcome = _located(replace(outcome, state="survived", seam=None, step=None, worst=_worst(result)), mutant, result)
+    outcome = located(
+        replace(outcome, state="survived", seam=None, step=None, worst=worst_ratio(result)), mutant, result
+    )
     return outcome if outcome.caught else replace(outcome, floors=_floors_off(mutant, ready, model))
 
 
@@ -357,28 +322,10 @@ def _judged_run(outcome: Outcome, mutant: Mutant, ready: Prepared, model: Qwen3V
         error = f"{type(raised).__name__}: {raised}"
     findings = judging.findings("the mutant did not give this seam" if error is None else error)
     result = RunResult(findings, judge(findings, subject_error=error), DEFAULT_GATE, error)
-    outcome = _located(outcome, mutant, result)
+    outcome = located(outcome, mutant, result)
     if outcome.state == "survived":
         outcome = replace(outcome, worst=0.0, identical=not judging.judged)
     return outcome
-
-
-def _worst(result: RunResult) -> float:
-    """The largest share of a gate that one of the two readings of a seam reached."""
-    alone = [finding.isolated.ratio or 0.0 for finding in result.findings if finding.isolated is not None]
-    return max([finding.ratio or 0.0 for finding in result.findings] + alone, default=0.0)
-
-
-def _located(outcome: Outcome, mutant: Mutant, result: RunResult) -> Outcome:
-    judgement = result.judgement
-    if judgement.verdict is Verdict.PARITY:
-        return outcome
-    at = judgement.first_divergence
-    if at is None:  # INCOMPLETE: a reading is missing, and nothing diverged
-        at = next(i for i, finding in enumerate(result.findings) if not finding.compared)
-    entry = result.findings[at].entry
-    state: State = "at seam" if mutant.is_at(entry.key.name, entry.step) else "elsewhere"
-    return replace(outcome, state=state, seam=entry.key.name, step=entry.step, error=result.error)
 
 
 def kill_matrix(
@@ -395,11 +342,15 @@ def kill_matrix(
     with _one_thread():
         for trial in trials:
             progress(f"{trial.name}: yardstick")
-            ready = prepare(trial, bench, dtype=dtype)
-            forwards[trial.name] = ready.forwards
+            attempt: Callable[[Mutant], Outcome]
+            if trial.front:
+                attempt, forwards[trial.name] = partial(try_front, ready=prepare_front(trial, bench)), 0
+            else:
+                ready = prepare(trial, bench, dtype=dtype)
+                attempt, forwards[trial.name] = partial(try_mutant, ready=ready), ready.forwards
             for mutant in mutants:
                 progress(f"{trial.name}: {mutant.id}")
-                outcomes[mutant.id].append(try_mutant(mutant, ready))
+                outcomes[mutant.id].append(attempt(mutant))
     lines = [Line(mutant, fate(mutant, outcomes[mutant.id], dtype), tuple(outcomes[mutant.id])) for mutant in mutants]
     return Matrix(dtype, forwards, tuple(lines))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 from matplotlib import cbook
@@ -12,9 +12,12 @@ from PIL import Image, UnidentifiedImageError
 
 from parity.core.errors import ParityError
 from reference.processor import VideoFrames
+from reference.world.drawing import draw_clip, draw_picture
+from reference.world.questions import questions
+from reference.world.scenes import CLIP_FPS, CLIP_FRAMES, Scene, draw_scene
 
-# A clip longer than this is refused rather than decoded: 4096 frames of 1080p are 25 GB.
-MAX_FRAMES = 1024
+# Of one video, decoded: a thousand frames of 720p.
+MAX_FRAME_BYTES = 3 * 2**30
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,29 @@ class Cropped:
         return image.crop((0, 0, max(1, image.width * 3 // 5), max(1, image.height * 9 // 10)))
 
 
+FORMATS = ("jpeg", "turned", "grey", "alpha", "palette", "cmyk", "grey16")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Another picture in a file format with something to get wrong, see ``parity.qwen3vl.files``.
+
+    ``form``: "jpeg"; "turned" (an EXIF orientation that lays it on its side); "grey"; "alpha" (transparent on one
+    half); "palette" (256 colours, one of them transparent); "cmyk"; "grey16" (16 bits).
+    """
+
+    picture: Picture
+    form: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.picture.title}, {self.form}"
+
+    def load(self) -> Image.Image:
+        """The picture as it was before it was put into that form."""
+        return self.picture.load()
+
+
 @dataclass(frozen=True)
 class Clip:
     """A camera panning over the photograph: ``frames`` frames of width x height at ``fps``."""
@@ -117,6 +143,74 @@ class Clip:
         frames = [np.asarray(image.crop((int(x), int(y), int(x) + self.width, int(y) + self.height))) for x, y in path]
         return VideoFrames(np.stack(frames), self.fps)
 
+    def probe(self) -> VideoHeader:
+        return VideoHeader(self.frames, self.width, self.height, self.fps)
+
+
+@dataclass(frozen=True)
+class WorldPicture:
+    """A held-out picture of the small world that the trained model knows, see ``reference.world``."""
+
+    number: int
+
+    @property
+    def title(self) -> str:
+        return f"scene {self.number}"
+
+    @property
+    def question(self) -> str:
+        return _world(self.number, clip=False)[1]
+
+    def load(self) -> Image.Image:
+        return draw_picture(_world(self.number, clip=False)[0])
+
+
+@dataclass(frozen=True)
+class WorldClip:
+    """A held-out clip of the small world."""
+
+    number: int
+
+    @property
+    def title(self) -> str:
+        return f"moving scene {self.number}"
+
+    @property
+    def question(self) -> str:
+        return _world(self.number, clip=True)[1]
+
+    @property
+    def frames(self) -> int:
+        return CLIP_FRAMES
+
+    @property
+    def fps(self) -> float:
+        return CLIP_FPS
+
+    def load(self) -> VideoFrames:
+        return VideoFrames(draw_clip(_world(self.number, clip=True)[0]), CLIP_FPS)
+
+    def probe(self) -> VideoHeader:
+        scene = _world(self.number, clip=True)[0]
+        return VideoHeader(CLIP_FRAMES, scene.width, scene.height, CLIP_FPS)
+
+
+def _world(number: int, *, clip: bool) -> tuple[Scene, str]:
+    """A scene with a question about it; the same for the same number."""
+    rng = np.random.default_rng([number, clip])
+    scene = draw_scene(rng, clip=clip, held_out=True)
+    return scene, questions(scene, rng, 3)[-1].text
+
+
+@dataclass(frozen=True)
+class VideoHeader:
+    """What a video says of itself; ``fps`` is the average."""
+
+    frames: int
+    width: int
+    height: int
+    fps: float
+
 
 @dataclass(frozen=True)
 class VideoFile:
@@ -128,30 +222,27 @@ class VideoFile:
     def title(self) -> str:
         return self.path.name
 
-    def load(self) -> VideoFrames:
-        """All frames. Raises ParityError when the file is absent, no video, empty, or longer than MAX_FRAMES."""
+    def probe(self) -> VideoHeader:
+        """Its header, when a first frame can be decoded. Raises ParityError where not."""
         import av  # loads FFmpeg; only runs with a video need it
 
         _check_file("video", self.path)
-        frames: list[np.ndarray] = []
         try:
             with av.open(str(self.path)) as container:
                 if not container.streams.video:
                     raise ParityError(f"{self.path} has no video stream; name a video")
                 stream = container.streams.video[0]
                 fps = float(stream.average_rate or 0)
-                for frame in container.decode(stream):
-                    if len(frames) == MAX_FRAMES:
-                        raise ParityError(f"the video {self.path} has more than {MAX_FRAMES} frames; cut it")
-                    frames.append(frame.to_ndarray(format="rgb24"))
+                first = next(container.decode(stream), None)
         except (av.FFmpegError, OSError) as error:
             why = error.strerror or error
             raise ParityError(f"the video {self.path} cannot be decoded: {why}; convert it to MP4") from None
-        if not frames or fps <= 0:
+        if first is None or stream.frames <= 0 or fps <= 0:
             raise ParityError(
-                f"the video {self.path} has {len(frames)} frames at {fps:g} frames a second; convert it to MP4"
+                f"the video {self.path} says that it has {stream.frames} frames at {fps:g} frames a second; "
+                "convert it to MP4"
             )
-        return VideoFrames(np.stack(frames), fps)
+        return VideoHeader(stream.frames, stream.width, stream.height, fps)
 
 
 def _check_file(what: str, path: Path) -> None:
@@ -168,16 +259,11 @@ def _check_file(what: str, path: Path) -> None:
         raise ParityError(f"the {what} {path} is empty (0 bytes)")
 
 
-Picture = Photo | Noise | PictureFile | Cropped
-Video = Clip | VideoFile
+Picture = Photo | Noise | PictureFile | Cropped | Encoded | WorldPicture
+Video = Clip | VideoFile | WorldClip
 Source = str | Picture | Video
 
 
 def is_picture(source: Source) -> TypeGuard[Picture]:
     """Whether a source is a still picture, and not a text or a video."""
-    return isinstance(source, Photo | Noise | PictureFile | Cropped)
-
-
-def load(source: Source) -> Any:
-    """A text as it is, a picture or a clip decoded."""
-    return source if isinstance(source, str) else source.load()
+    return isinstance(source, Picture)

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +37,16 @@ class Answer:
     version: str
     prompt_tokens: int
     steps: list[Step]
+    text: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One user turn: pictures and videos, before the text (the engine moves pictures there anyway)."""
+
+    prompt: str
+    images: Sequence[Path] = ()
+    videos: Sequence[Path] = ()
 
 
 def installed() -> bool:
@@ -43,7 +54,14 @@ def installed() -> bool:
 
 
 def generate(folder: Path, prompt: str, *, images: list[Path], steps: int, top: int = 5) -> Answer:
-    """Greedy generation on the CPU in float32, pictures before the text (the engine moves them there anyway).
+    """As ``generate_all``, for one question that is not ended by an end token."""
+    return generate_all(folder, [Request(prompt, images)], steps=steps, top=top, ignore_end=True)[0]
+
+
+def generate_all(
+    folder: Path, requests: Sequence[Request], *, steps: int, top: int = 5, ignore_end: bool = False
+) -> list[Answer]:
+    """Greedy answers on the CPU in float32, one after the other in one process of the engine.
 
     Raises ParityError when the wheel is not installed, or when its process fails.
     """
@@ -56,10 +74,17 @@ def generate(folder: Path, prompt: str, *, images: list[Path], steps: int, top: 
         answer_file = Path(work) / "answer.json"
         request = {
             "folder": str(folder.resolve()),
-            "prompt": prompt,
-            "images": [str(path.resolve()) for path in images],
+            "questions": [
+                {
+                    "prompt": one.prompt,
+                    "images": [str(path.resolve()) for path in one.images],
+                    "videos": [str(path.resolve()) for path in one.videos],
+                }
+                for one in requests
+            ],
             "steps": steps,
             "top": top,
+            "ignore_end": ignore_end,
             "answer": str(answer_file),
         }
         # Its CPU cache is float16 unless told otherwise.
@@ -80,8 +105,15 @@ def generate(folder: Path, prompt: str, *, images: list[Path], steps: int, top: 
             last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
             raise ParityError(f"mistral.rs failed on {folder} (exit code {done.returncode}): {last}")
         raw = json.loads(answer_file.read_text(encoding="utf-8"))
-    generated = [Step(step["token_id"], {int(k): v for k, v in step["top"].items()}) for step in raw["steps"]]
-    return Answer(raw["version"], raw["prompt_tokens"], generated)
+    return [
+        Answer(
+            raw["version"],
+            one["prompt_tokens"],
+            [Step(step["token_id"], {int(k): v for k, v in step["top"].items()}) for step in one["steps"]],
+            one["text"],
+        )
+        for one in raw["answers"]
+    ]
 
 
 def _serve(request: dict[str, Any]) -> None:
@@ -100,8 +132,18 @@ def _serve(request: dict[str, Any]) -> None:
         prefix_cache_n=0,
         token_source="none",
     )
-    pictures = [{"type": "image_url", "image_url": {"url": path}} for path in request["images"]]
-    content = [*pictures, {"type": "text", "text": request["prompt"]}] if pictures else request["prompt"]
+    answers = [_answer(engine, runner, request, question) for question in request["questions"]]
+    document = {"version": version("mistralrs"), "answers": answers}
+    Path(request["answer"]).write_text(json.dumps(document), encoding="utf-8")
+
+
+def _answer(engine: Any, runner: Any, request: dict[str, Any], question: dict[str, Any]) -> dict[str, Any]:
+    media = [
+        {"type": f"{kind}_url", f"{kind}_url": {"url": path}}
+        for kind in ("image", "video")
+        for path in question[f"{kind}s"]
+    ]
+    content = [*media, {"type": "text", "text": question["prompt"]}] if media else question["prompt"]
     answer = runner.send_chat_completion_request(
         engine.ChatCompletionRequest(
             model="default",
@@ -111,7 +153,7 @@ def _serve(request: dict[str, Any]) -> None:
             top_k=1,
             logprobs=True,
             top_logprobs=request["top"],
-            ignore_eos=True,
+            ignore_eos=request["ignore_end"],
             enable_thinking=False,
         )
     )
@@ -122,8 +164,8 @@ def _serve(request: dict[str, Any]) -> None:
         }
         for step in answer.choices[0].logprobs.content
     ]
-    document = {"version": version("mistralrs"), "prompt_tokens": answer.usage.prompt_tokens, "steps": steps}
-    Path(request["answer"]).write_text(json.dumps(document), encoding="utf-8")
+    text = answer.choices[0].message.content or ""
+    return {"prompt_tokens": answer.usage.prompt_tokens, "steps": steps, "text": text}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from parity.core.isolation import combine_readings
 from parity.core.trace import Entry
 from parity.core.verdict import Judgement, judge
 from parity.qwen3vl.engines import Engine
+from parity.qwen3vl.front import FrontEnd, FrontResult, judge_front
 from parity.qwen3vl.inputs import CaseInputs
 from parity.qwen3vl.recorder import Recorder, both
 from parity.qwen3vl.store import NOT_KEPT, TraceStore
@@ -32,17 +33,25 @@ def run_subject(
     subject: Engine,
     yardstick: Yardstick,
     *,
+    front_end: FrontEnd | None = None,
     progress: Progress,
     store: TraceStore = NOT_KEPT,
 ) -> RunResult:
     """Run the subject twice on the yardstick's tokens: on its own, and each part alone on the yardstick's inputs.
 
+    With a ``front_end``, its processor is judged first, from the files on. The model then runs on what the
+    reference's processor gave, so that a pixel that is rounded the other way does not pass for an error of the model.
+
     A subject that refuses the input (PortError) or breaks (RuntimeError and the like) has failed the case: its
     error becomes part of the verdict. Anything else is a defect of the harness and is raised.
     """
+    front = FrontResult([])
+    if front_end is not None:
+        progress(f"processor ({front_end.name})")
+        front = judge_front(inputs.front, front_end, store=store)
     progress(f"subject ({subject.name})")
     comparison = Comparison(yardstick.trace, yardstick.floors, DEFAULT_GATE, keep_rows=_shown_on_pictures)
-    with store.recording("subject", subject, inputs) as keep:
+    with store.recording("subject", *inputs.header(subject)) as keep:
         sink = Recorder(inputs.expected, both(comparison.judge, keep), chunks=inputs.chunks)
         error = _trace(inputs, subject, yardstick, sink)
     why = "the subject did not give this seam" if error is None else f"the subject failed before: {error}"
@@ -53,6 +62,8 @@ def run_subject(
         sink = Recorder(inputs.expected, alone.judge, chunks=inputs.chunks, instead=yardstick.trace)
         error = _trace(inputs, subject, yardstick, sink)
         findings = combine_readings(findings, alone.findings())
+    findings = front.findings + findings
+    error = front.error or error
     return RunResult(findings, judge(findings, subject_error=error), DEFAULT_GATE, error)
 
 

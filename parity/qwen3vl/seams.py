@@ -21,7 +21,7 @@ Rows = Literal["tokens", "keys", "patches", "merged"]
 # How a chunked prefill makes up the whole reading: it is produced once, or its pieces are joined.
 Join = Literal["once", "concat", "last", "mask"]
 
-_ROW_AXES = ("batch", "token", "key", "patch", "merged", "picture", "boundary")
+_ROW_AXES = ("batch", "token", "key", "patch", "merged", "picture", "boundary", "frame", "y", "x")
 
 
 @dataclass(frozen=True)
@@ -187,12 +187,13 @@ class Dimensions:
 
 @dataclass(frozen=True)
 class Expected:
-    """A reading that both sides must give; ``rows`` names the labels of its rows."""
+    """A reading that both sides must give; ``rows`` names the labels of its rows, ``unit`` is the size of a step."""
 
     key: SeamKey
     spec: SeamSpec
     step: str
     rows: SeamKey | None
+    unit: float = 1.0
 
 
 def expected_seams(dimensions: Dimensions, *, decode_steps: int, images: bool, videos: bool) -> list[Expected]:

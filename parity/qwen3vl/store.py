@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,11 +10,10 @@ import numpy as np
 
 from parity.core.folder import TraceWriter
 from parity.core.trace import Description, Entry, SeamKey, dtype_name
-from parity.qwen3vl.engines import Engine
-from parity.qwen3vl.inputs import CaseInputs
-from parity.qwen3vl.labels import KINDS, row_labels
-from parity.qwen3vl.recorder import OnReading, to_numpy
+from parity.qwen3vl.recorder import OnReading
 from parity.qwen3vl.seams import Expected
+
+Labels = Mapping[SeamKey, np.ndarray]
 
 
 class TraceStore:
@@ -24,34 +23,29 @@ class TraceStore:
         self.folder = folder
 
     @contextmanager
-    def recording(self, name: str, engine: Engine, inputs: CaseInputs) -> Iterator[OnReading]:
-        """Readings go to disk as they come; the folder appears when the block ends well."""
+    def recording(
+        self, name: str, description: Description, expected: Sequence[Expected], labels: Callable[[], Labels]
+    ) -> Iterator[OnReading]:
+        """The expected readings go to disk as they come; the folder appears when the block ends well.
+
+        ``labels`` is asked at the end for the kinds of all rows.
+        """
         if self.folder is None:
             yield lambda _key, _array: None
             return
-        expected = {item.key: item for item in inputs.expected}
-        with TraceWriter(self.folder / name, describe(engine, inputs), order=list(expected)) as writer:
+        known = {item.key: item for item in expected}
+        with TraceWriter(self.folder / name, description, order=list(known)) as writer:
 
             def add(key: SeamKey, array: np.ndarray) -> None:
-                if key in expected:
-                    writer.add(entry_of(expected[key], array), array)
+                if key in known:
+                    writer.add(entry_of(known[key], array), array)
 
             yield add
-            for key, kinds in labels_of(inputs).items():
+            for key, kinds in labels().items():
                 writer.add_labels(key, kinds)
 
 
 NOT_KEPT = TraceStore()
-
-
-def labels_of(inputs: CaseInputs) -> dict[SeamKey, np.ndarray]:
-    """The row labels of a case."""
-    arrays = {name: to_numpy(tensor) for name, tensor in inputs.tensors.items()}
-    return row_labels(arrays, inputs.config, decode_steps=inputs.decode_steps)
-
-
-def describe(engine: Engine, inputs: CaseInputs) -> Description:
-    return Description(engine.name, engine.detail, engine.dtype, inputs.name, kinds=KINDS)
 
 
 def entry_of(item: Expected, array: np.ndarray) -> Entry:
@@ -67,4 +61,5 @@ def entry_of(item: Expected, array: np.ndarray) -> Entry:
         token_axes=spec.token_axes,
         axis_names=spec.axis_names,
         rows=item.rows,
+        unit=item.unit,
     )

@@ -56,11 +56,12 @@ def run_case(case: Case, bench: Workbench, *, dtype: str, progress: Progress) ->
     )
     try:
         subject = PortEngine(bench.port(folder, dtype), chunk=case.chunk)
+        front_end = bench.port_front(folder)
     except PortError as error:
         # The checkpoint is sound, the reference has just run on it: refusing it is the port's failure.
         result = failed_to_load(yardstick, error)
     else:
-        result = run_subject(inputs, subject, yardstick, progress=progress)
+        result = run_subject(inputs, subject, yardstick, front_end=front_end, progress=progress)
     steps = case.decode_steps + 1
     # The yardstick once; every floor run and the subject twice, on their own and part by part.
     forwards = steps + 2 * len(yardstick.runs) * steps + 2 * (steps + inputs.chunks - 1)

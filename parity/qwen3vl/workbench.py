@@ -19,6 +19,7 @@ import torch
 import port
 from parity.core.errors import ParityError
 from parity.qwen3vl.cases import SeededCheckpoint
+from parity.qwen3vl.front import PortFront
 from reference.checkpoint import make_checkpoint
 from reference.errors import ReferenceModelError
 from reference.hub import checkpoint_folder
@@ -110,6 +111,10 @@ class Workbench:
             with _foreign(f"the processor of {folder} cannot be loaded"):
                 self._processor = ReferenceProcessor.load(folder)
         return self._processor
+
+    def port_front(self, folder: Path) -> PortFront:
+        """The port's processor, which writes videos into prompts as the installed transformers does."""
+        return PortFront(port.Processor.load(folder, video_style="inside" if transformers_major() >= 5 else "in place"))
 
     def _switch(self, folder: str | Path, dtype: str) -> None:
         key = (str(folder), dtype)

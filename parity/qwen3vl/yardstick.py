@@ -65,7 +65,7 @@ def measure_yardstick(
     kept = store if spool is None else TraceStore(Path(spool.name))
     expected = inputs.expected
     seen: list[SeamKey] = []
-    with kept.recording("reference", engine, inputs) as keep:
+    with kept.recording("reference", *inputs.header(engine)) as keep:
         sink = Recorder(expected, both(lambda key, _array: seen.append(key), keep))
         tokens = engine.trace(inputs.tensors, None, steps=inputs.decode_steps, sink=sink)
     _check_complete(expected, seen)
@@ -74,7 +74,7 @@ def measure_yardstick(
     variants = floor_variants(model)
     for number, variant in enumerate(variants, start=1):
         progress(f"floor run ({variant.variant})")
-        with store.recording(f"floor-{number}", variant, inputs) as keep:
+        with store.recording(f"floor-{number}", *inputs.header(variant)) as keep:
             sink = Recorder(expected, both(_FloatOnly(trace.entries(), floors), keep))
             variant.trace(inputs.tensors, tokens, steps=inputs.decode_steps, sink=sink)
         alone = Recorder(expected, _FloatOnly(trace.entries(), isolated), instead=trace)

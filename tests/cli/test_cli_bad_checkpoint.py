@@ -108,9 +108,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "division by zero": (
         lambda folder: change_json(folder / "preprocessor_config.json", ["image_std"], [0.0, 0.5, 0.5]),
-        ("NaN or Inf", "image_std"),
+        ("preprocessor_config.json", "image_std", "above 0"),
     ),
-    "template broken": (_only_jinja("{% if %}"), ("refuses the input", "chat template")),
+    "template broken": (_only_jinja("{% if %}"), ("chat template", "does not compile")),
     "template raises": (_only_jinja("{{ raise_exception('not today') }}"), ("not today", "chat template")),
 }
 
@@ -146,6 +146,7 @@ def test_a_vocabulary_that_is_too_small_for_the_tokenizer_is_named(copy: Path, r
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary[next(iter(vocabulary))] = 5000
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    change_json(copy / "tokenizer_config.json", ["added_tokens_decoder"], {})
     run(copy, "--prompt", next(iter(vocabulary))).refuses("token id 5000", "vocab_size of 701")
 
 

@@ -42,8 +42,36 @@ def test_without_arguments_a_photo_is_shown_to_a_seeded_checkpoint(parity: Parit
     document = json.loads(answer.stdout)
     assert document["checkpoint"]["name"] == "seeded tiny, seed 0"
     assert document["case"]["steps"] == ["prefill", "decode 1", "decode 2", "decode 3", "decode 4"]
+    seams = {finding["seam"]: finding for finding in document["findings"]}
+    assert seams["processor.images.0.resized"]["exact_share"] == 1.0
     (folder,) = (work / "parity-reports").iterdir()
     assert folder.name.endswith("-photo")
+
+
+def test_files_through_both_processors(parity: Parity, media: Path) -> None:
+    answer = parity("processor", "--image", media / "good.png", "--video", media / "good.mp4", "--rounds", 1, "--json")
+    answer.succeeds()
+    document = json.loads(answer.stdout)
+    assert document["verdict"]["value"] == "PARITY"
+    assert [item["title"] for item in document["throughput"]] == ["good.png", "good.mp4"]
+    assert all(item["ratio"] > 0 for item in document["throughput"])
+    shown = parity("processor", "--image", media / "good.png", "--rounds", 1)
+    shown.succeeds()
+    assert "reference / port" in shown.stdout
+    assert "equal" in shown.stdout
+    parity("processor").refuses("nothing to process")
+
+
+def test_engines_are_asked_side_by_side(parity: Parity, tiny: Path) -> None:
+    options = (tiny, "--pictures", 4, "--clips", 2, "--engine", "reference", "--engine", "port")
+    answer = parity("sight", *options, "--json")
+    document = json.loads(answer.stdout)
+    assert answer.code == (0 if document["verdict"] == "PARITY" else 1)
+    assert document["disagreements"] == []
+    assert [engine["asked"] for engine in document["engines"]] == [24, 24]
+    assert "right answers" in parity("sight", *options).stdout
+    parity("sight", tiny, "--pictures", 0, "--clips", 0).refuses("nothing to ask")
+    parity("sight", tiny, "--pictures", 1, "--clips", 0, "--engine", "port").succeeds(code=3)
 
 
 def test_pictures_and_videos_of_ones_own(run: Parity, media: Path, tiny: Path) -> None:

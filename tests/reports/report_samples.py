@@ -53,13 +53,13 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
             "index": len(findings), "seam": seam, "call": 0, "step": step, "group": group, "gate_kind": kind,
             "shape": shape, "subject_shape": list(shape), "dtype": "float32", "status": "ok", "rows": rows,
             "rows_failed": 0, "worst_row": None, "figure": None, "gate": None, "ratio": None, "floor": None,
-            "max_abs": None, "rmse": None, "cosine": None, "mismatches": None, "by_kind": {}, "note": "",
-            "isolated": None, "reading": "",
+            "max_abs": None, "rmse": None, "cosine": None, "mismatches": None, "exact_share": None,
+            "by_kind": {}, "note": "", "isolated": None, "reading": "",
         }  # fmt: skip
         if kind == "exact":
             item |= {"dtype": "int64", "mismatches": 0, "max_abs": 0.0}
-        elif kind == "pixels":
-            item |= {"figure": 0.0, "gate": 1.0, "ratio": 0.0, "mismatches": 0, "max_abs": 0.0}
+        elif kind == "steps":
+            item |= {"exact_share": 1.0, "figure": 0.0, "gate": 1.0, "ratio": 0.0, "mismatches": 0, "max_abs": 0.0}
         else:
             if seam == wrong_from and step == "prefill":
                 state["wrong"] = True
@@ -100,7 +100,7 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
     first = {"step": "prefill"}
     for name in ("input_ids", "attention_mask", "image_grid_thw", "image_mask", "position_ids", "rope_delta"):
         add(f"inputs.{name}", "inputs", kind="exact", shape=[2, 215], rows=430, **first)
-    add("inputs.pixel_values", "inputs", kind="pixels", shape=[1216, 1536], rows=1216, **first)
+    add("inputs.pixel_values", "inputs", kind="steps", shape=[1216, 1536], rows=1216, **first)
     for name in ("patch_embed", "pos_embed", "rotary.cos", "rotary.sin"):
         add(f"vision.{name}", "vision", shape=[1216, 64], rows=1216, **first)
     add("vision.cu_seqlens", "vision", kind="exact", shape=[3], rows=3, **first)

@@ -13,7 +13,7 @@ from reports import tables
 
 Document = dict[str, Any]
 _INTEGERS = ("index", "call", "rows", "rows_failed", "mismatches")
-_NUMBERS = ("figure", "gate", "ratio", "floor", "max_abs", "rmse", "cosine")
+_NUMBERS = ("figure", "gate", "ratio", "floor", "max_abs", "rmse", "cosine", "exact_share")
 
 
 def _read(text: str) -> list[dict[str, str]]:

@@ -27,7 +27,7 @@ class Mutant:
     made, so where the first divergence must be. ``needs`` are the traits of a trial that expose it, see ``trials``.
     ``dtypes`` are those in which it must be caught; ``invisible`` says why it is not in the others, and each run
     proves it: every reading bit-equal, or the planted seam within its floor. ``loads``:
-    the mistake is made while a checkpoint is loaded.
+    the mistake is made while a checkpoint is loaded. ``front``: it is made in the processor, before the model.
     """
 
     id: str
@@ -42,6 +42,7 @@ class Mutant:
     dtypes: tuple[str, ...] = (FLOAT32, BFLOAT16)
     invisible: str = ""
     loads: bool = False
+    front: bool = False
 
     def is_at(self, name: str, step: str) -> bool:
         """Whether a divergence at this seam and step is where the mistake was made."""

@@ -1,8 +1,6 @@
 """Real bugs of real ports that have no mutant here, and why."""
 
 _EXPERTS = "mixture of experts: the port builds dense models only"
-_PICTURES = "in the picture processor, before there are patches: both sides are given the same pixels"
-_PROMPT = "in the prompt builder: both sides are given the same token ids"
 _PREFIX = "prefix caching: the port keeps nothing of an earlier request"
 _OLDER = "Qwen2.5-VL only"
 
@@ -14,14 +12,6 @@ NOT_PLANTED: dict[str, str] = {
     "moe-double-softmax-aux": "a training loss of a mixture of experts",
     "deepstack-moe-noop-append": f"{_EXPERTS}; the same mistake in a dense one is deepstack-not-injected",
     "moe-video-pixels-ignored": f"{_EXPERTS}; the same mistake in a dense one is video-token-mask-omitted",
-    "resize-wh-swapped": _PICTURES,
-    "size-edges-ignored": _PICTURES,
-    "bilinear-instead-of-bicubic": _PICTURES,
-    "double-resize-factor-28": _PICTURES,
-    "smart-resize-missing-max-factor": _PICTURES,
-    "rgba-not-converted": _PICTURES,
-    "video-resize-image-budget": _PICTURES,
-    "video-temporal-pad-count": _PICTURES,
     "vit-window-full-swapped": f"{_OLDER}: Qwen3-VL has no windows",
     "vit-attn-index-overflow": "needs over 2^32 scores; its effect is planted as vit-nan-in-large-pictures",
     "mrope-time-interval-scales-start": f"{_OLDER}: the time interval of Qwen3-VL is 1",
@@ -32,10 +22,6 @@ NOT_PLANTED: dict[str, str] = {
     "pixels-narrowed-by-image-count": _PREFIX,
     "mrope-interleaved-on-qwen2": f"{_OLDER}, and Qwen2-VL: Qwen3-VL does interleave",
     "kv-shift-mrope": "context shift: the port refuses a request that does not fit its cache",
-    "timestamps-use-merge-size": _PROMPT,
-    "video-timestamps-missing": _PROMPT,
-    "outer-vision-wrapper-dropped": _PROMPT,
-    "timestamps-lost-frame-indices": _PROMPT,
-    "surplus-placeholder-misassign": _PROMPT,
+    "surplus-placeholder-misassign": "both sides refuse a prompt with more placeholders than pictures",
     "beam-repeats-patch-rows": "beam search: the port decodes greedily",
 }

@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parity.core.errors import ParityError
-from parity.qwen3vl.mutants import inputs, loading, merger, patches, positions, rope, scatter, state, text, vision
+from parity.qwen3vl.mutants import (
+    inputs,
+    loading,
+    merger,
+    patches,
+    positions,
+    processor,
+    rope,
+    scatter,
+    state,
+    text,
+    vision,
+)
 from parity.qwen3vl.mutants.base import Mutant
 
-_FILES = (loading, inputs, positions, patches, vision, merger, scatter, rope, state, text)
+_FILES = (processor, loading, inputs, positions, patches, vision, merger, scatter, rope, state, text)
 ALL: tuple[Mutant, ...] = tuple(mutant for file in _FILES for mutant in file.MUTANTS)
 
 

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from parity.qwen3vl.cases import LANDSCAPE, ODD, PORTRAIT, SMALL, TINY, Case, Row, SeededCheckpoint, standard_suite
+from parity.qwen3vl.front import Front
 from parity.qwen3vl.inputs import CaseInputs
-from parity.qwen3vl.media import Clip, Noise, is_picture
+from parity.qwen3vl.media import FORMATS, Clip, Encoded, Noise, Photo, VideoFile, is_picture
 from port.mrope import mrope_positions
+from reference.processor import PicturePath, VideoPath
 
 # More tokens than bfloat16 counts exactly (256).
 LONG_TEXT = "word " * 150
 # What catches every mistake in as few forwards as possible; ``parity mutants`` proves it anew each time.
-DEFAULT = ("batch-3-chunked", "long-right", "config-traps", "other-requests", "conv3d-odd")
+DEFAULT = (
+    "batch-3-chunked",
+    "long-right",
+    "config-traps",
+    "other-requests",
+    "conv3d-odd",
+    "processor",
+    "processor-odd",
+)
 
 
 @dataclass(frozen=True)
 class Trial:
     """A case; ``before`` and ``between`` are requests that the same port object serves first, and between the
-    case's prefill and its first decode step."""
+    case's prefill and its first decode step. With ``front``, only the processor runs, from the files on."""
 
     case: Case
     before: tuple[Case, ...] = ()
     between: tuple[Case, ...] = ()
+    front: bool = False
 
     @property
     def name(self) -> str:
@@ -77,6 +89,48 @@ def traits(trial: Trial, inputs: CaseInputs | None) -> frozenset[str]:
         "five layers": text["num_hidden_layers"] == 5,
     }
     return frozenset(name for name, there in found.items() if there)
+
+
+def front_traits(trial: Trial, front: Front) -> frozenset[str]:
+    """As ``traits``, of the media and the prompt that a processor works on."""
+    shapes = {entry.key.name: entry.shape for entry in front.trace}
+    forms = {part.form for row in trial.case.rows for part in row if isinstance(part, Encoded)}
+    images = [_sizes(shapes, f"processor.images.{i}") for i in range(front.material.count(PicturePath))]
+    files = [part for row in front.material.rows for part in row if isinstance(part, VideoPath)]
+    headers = [VideoFile(part.path).probe() for part in files]
+    kept = [shapes[f"processor.videos.{i}.frame_indices"][0] for i in range(len(files))]
+    rules = front.rules
+    factor = rules.patch * rules.merge
+    due = [header.frames / header.fps * (rules.fps or 0) for header in headers]
+    found = {
+        "processor": True,
+        "image": bool(images),
+        "video": bool(files),
+        "pictures": any(sum(isinstance(part, PicturePath) for part in row) > 1 for row in front.material.rows),
+        "batch": 0 in front.tensors["attention_mask"],
+        "turned": "turned" in forms,
+        "alpha": "alpha" in forms,
+        "grey16": "grey16" in forms,
+        "resized": any(before != after for before, after in images),
+        "shrunk": any(before[0] > 1.5 * after[0] for before, after in images),
+        "rounded up": any(after[0] > before[0] or after[1] > before[1] for before, after in images),
+        "halves": any(side % factor * 2 == factor and side // factor % 2 == 0 for sides, _ in images for side in sides),
+        "narrow": any(max(before) > 150 * min(before) for before, _ in images) and factor > 40,
+        "sampled": any(count < header.frames for count, header in zip(kept, headers, strict=True)),
+        "few frames": any(count < rules.min_frames for count in due),
+        "long video": any(header.frames > 40 and header.width > 128 for header in headers),
+        "odd frames": any(count % rules.temporal_patch for count in kept),
+        "three frames missing": rules.temporal_patch == 4 and any(count % 4 in (1, 3) for count in kept),
+        "merge is not temporal patch": rules.temporal_patch != rules.merge,
+        "two frames a patch": rules.temporal_patch == 2,
+    }
+    return frozenset(name for name, there in found.items() if there)
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of a picture as decoded and as resized."""
+    decoded, resized = shapes[f"{name}.decoded"], shapes[f"{name}.resized"]
+    return (decoded[0], decoded[1]), (resized[1], resized[2])
 
 
 _FROM_SUITE = (
@@ -147,6 +201,43 @@ def _extra() -> list[Trial]:
                 chunk=17,
             )
         ),
+        Trial(
+            Case(
+                "processor",
+                "pictures in several formats and clips to sample, from their files",
+                1,
+                TINY,
+                (
+                    (
+                        *(part for form in FORMATS for part in (f"{form}: ", Encoded(Photo((70, 90)), form))),
+                        "and shrunk ",
+                        Photo(box=(40, 30, 500, 590)),
+                    ),
+                    (
+                        "Halves ",
+                        Noise(208, 80, seed=9),
+                        Clip(55, 100, 76, fps=20.0),
+                        " then ",
+                        Clip(48, 192, 160),
+                        Clip(8, 64, 96, fps=8.0),
+                    ),
+                ),
+            ),
+            front=True,
+        ),
+        Trial(
+            Case(
+                "processor-odd",
+                "merge 3, temporal patch 4, patch 14: a very narrow picture and clips that fill no patch",
+                1,
+                ODD,
+                (
+                    ("Thin ", Noise(9000, 50, seed=10), Clip(10, 126, 168), " so ", Clip(9, 64, 96, fps=3.0)),
+                    ("Short.",),
+                ),
+            ),
+            front=True,
+        ),
     ]
 
 
@@ -178,5 +269,5 @@ def _has_picture(row: Row) -> bool:
 
 
 def _video_first(row: Row) -> bool:
-    kinds = ["video" if isinstance(part, Clip) else "picture" for part in row if not isinstance(part, str)]
+    kinds = ["picture" if is_picture(part) else "video" for part in row if not isinstance(part, str)]
     return "video" in kinds and "picture" in kinds[kinds.index("video") :]

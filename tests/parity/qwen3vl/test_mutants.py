@@ -22,19 +22,28 @@ import port.grid
 import port.layers
 import port.model
 import port.mrope
+import port.picture
+import port.pixel_config
+import port.pixels
+import port.processor
+import port.prompt
 import port.tap
 import port.text
+import port.tokenizer
+import port.video
 import port.vision
 import port.weights
 from parity.cli.mutants import mutants
 from parity.core.errors import ParityError
 from parity.qwen3vl.engines import PortEngine
-from parity.qwen3vl.kill_matrix import Line, Matrix, Outcome, Prepared, fate, prepare, smallest_cover, try_mutant
+from parity.qwen3vl.kill_matrix import Line, Matrix, Prepared, fate, prepare, smallest_cover, try_mutant
 from parity.qwen3vl.mutants import text, vision
 from parity.qwen3vl.mutants.base import FLOAT32, Mutant, altered, around, replaced, seam_pattern
 from parity.qwen3vl.mutants.not_planted import NOT_PLANTED
 from parity.qwen3vl.mutants.registry import ALL, chosen
 from parity.qwen3vl.mutants.trials import DEFAULT, trials
+from parity.qwen3vl.outcomes import Outcome
+from parity.qwen3vl.processor_seams import processor_specs
 from parity.qwen3vl.run import run_subject
 from parity.qwen3vl.seams import SeamSpec, all_specs
 from port.layers import RMSNorm
@@ -42,7 +51,7 @@ from port.layers import RMSNorm
 BY_ID = {mutant.id: mutant for mutant in ALL}
 MODULES = (
     port.cache, port.config, port.grid, port.layers, port.model, port.mrope, port.tap, port.text, port.vision,
-    port.weights,
+    port.weights, port.picture, port.pixel_config, port.pixels, port.processor, port.prompt, port.tokenizer, port.video,
 )  # fmt: skip
 # Real bugs of real ports, as collected for this project.
 KNOWN_BUGS = (
@@ -134,7 +143,7 @@ def test_every_known_bug_is_planted_or_has_a_reason() -> None:
     assert all(reason.strip() for reason in NOT_PLANTED.values())
 
 
-@pytest.mark.parametrize("spec", all_specs(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [*processor_specs(), *all_specs()], ids=lambda spec: spec.name)
 def test_every_seam_has_a_mutant(spec: SeamSpec) -> None:
     name = spec.name.format(0)
     planted = [mutant.id for mutant in ALL if _stands_for(mutant, spec, name)]

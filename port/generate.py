@@ -1,0 +1,108 @@
+"""Generation: prefill, then token by token until every row has ended.
+
+Shape legend
+    B, S   rows, tokens of the longest prompt
+    V      vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from port.errors import InputError
+from port.generation_config import GenerationConfig
+from port.model import Inputs, Qwen3VL
+from port.sampling import adjusted, choose, mark_seen, row_generators
+
+
+@dataclass(frozen=True)
+class Step:
+    """One new token of every row; None for a row that had ended before. A token that ends its row is still given."""
+
+    tokens: tuple[int | None, ...]
+
+
+def generate(
+    model: Qwen3VL,
+    inputs: Inputs,
+    config: GenerationConfig,
+    *,
+    max_new_tokens: int | None = None,
+    chunk: int | None = None,
+    seed: int = 0,
+) -> Iterator[Step]:
+    """Yield the new tokens as they come, at most ``max_new_tokens`` (else the config's) for each row.
+
+    Greedy unless ``config.do_sample``; the same ``seed`` then gives the same tokens, and a row draws from a generator
+    of its own, so that the rows beside it change nothing but the rounding of its logits. Prompts may be padded on
+    either side (transformers' ``generate`` takes left padding alone), and are prefilled ``chunk`` tokens at a time.
+    The KV cache is allocated once. Rows that have ended ride along on tokens that nobody reads until the last one
+    has. Raises InputError for inputs that do not fit the model, and for logits that are no numbers.
+    """
+    most = config.max_new_tokens if max_new_tokens is None else max_new_tokens
+    if most is None:
+        raise InputError("max_new_tokens is given neither here nor by the config; say where an answer ends at last")
+    if most < 1:
+        raise InputError(f"max_new_tokens is {most}, it must be at least 1")
+    if inputs.input_ids.ndim != 2:
+        raise InputError(f"input_ids {tuple(inputs.input_ids.shape)} must be (batch, tokens)")
+    return _steps(model, inputs, config, most, chunk, seed)
+
+
+def generate_all(
+    model: Qwen3VL,
+    inputs: Inputs,
+    config: GenerationConfig,
+    *,
+    max_new_tokens: int | None = None,
+    chunk: int | None = None,
+    seed: int = 0,
+) -> list[list[int]]:
+    """The new tokens of every row, the one that ended it included. Arguments as of ``generate``."""
+    rows: list[list[int]] = [[] for _ in inputs.input_ids]
+    for step in generate(model, inputs, config, max_new_tokens=max_new_tokens, chunk=chunk, seed=seed):
+        for row, token in zip(rows, step.tokens, strict=True):
+            if token is not None:
+                row.append(token)
+    return rows
+
+
+def _steps(
+    model: Qwen3VL, inputs: Inputs, config: GenerationConfig, most: int, chunk: int | None, seed: int
+) -> Iterator[Step]:
+    batch, tokens = inputs.input_ids.shape
+    # The last token is never fed back.
+    cache = model.new_cache(batch, tokens + most - 1)
+    generators = row_generators(batch, seed)
+    ended = [False] * batch
+    with torch.inference_mode():
+        logits = model.prefill_last(inputs, cache, chunk=chunk)  # (B, V)
+        seen = None
+        if config.repetition_penalty != 1:
+            seen = mark_seen(torch.zeros_like(logits, dtype=torch.bool), inputs.input_ids, inputs.attention_mask)
+    for count in range(1, most + 1):
+        with torch.inference_mode():
+            _check(logits, count)
+            chosen = choose(adjusted(logits, config, seen), config, generators)  # (B,)
+            if seen is not None:
+                seen = mark_seen(seen, chosen.unsqueeze(1))
+        found = chosen.tolist()
+        yield Step(tuple(None if over else token for token, over in zip(found, ended, strict=True)))
+        ended = [over or token in config.eos_token_ids for token, over in zip(found, ended, strict=True)]
+        if count == most or all(ended):
+            return
+        with torch.inference_mode():
+            logits = model.decode(chosen.unsqueeze(1), cache)[:, 0]  # (B, V)
+
+
+def _check(logits: Tensor, count: int) -> None:
+    rows = (~logits.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if rows:
+        raise InputError(
+            f"the logits of new token {count} hold NaN or Inf in rows {rows}; the weights are damaged, or "
+            f"{logits.dtype} is too narrow for this model: try bfloat16 or float32"
+        )

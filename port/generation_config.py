@@ -1,0 +1,179 @@
+"""``generation_config.json``: how the next token is chosen, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from port.errors import ConfigError
+from port.template import read_object
+
+FILE = "generation_config.json"
+# Values at which a field does nothing, null apart. Any other would change the tokens: refused rather than ignored.
+_WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "num_return_sequences": (1,),
+    "penalty_alpha": (0,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1,),
+    "typical_p": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "diversity_penalty": (0,),
+    "guidance_scale": (1,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "renormalize_logits": (False,),
+    "remove_invalid_values": (False,),
+    "token_healing": (False,),
+    "use_mtp": (False,),
+}
+# Fields that change no token of plain decoding: other ids, caches, outputs, beams and assistants that are off.
+_IDLE = frozenset(
+    {
+        "assistant_confidence_threshold",
+        "assistant_early_exit",
+        "assistant_ensemble_weight",
+        "assistant_lookbehind",
+        "bos_token_id",
+        "cache_config",
+        "cache_implementation",
+        "compile_config",
+        "decoder_start_token_id",
+        "disable_compile",
+        "early_stopping",
+        "is_assistant",
+        "length_penalty",
+        "low_memory",
+        "max_cache_len",
+        "max_length",
+        "max_matching_ngram_size",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "output_attentions",
+        "output_hidden_states",
+        "output_logits",
+        "output_scores",
+        "pad_token_id",
+        "return_dict_in_generate",
+        "return_legacy_cache",
+        "target_lookbehind",
+        "transformers_version",
+        "use_cache",
+    }
+)
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """``temperature`` and the rest apply only with ``do_sample``; ``repetition_penalty`` always does.
+
+    ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1 are off. A row ends with any of
+    ``eos_token_ids``; none means that only the number of tokens ends it. ``max_new_tokens`` holds where the caller
+    of ``generate`` gives none.
+    """
+
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    eos_token_ids: tuple[int, ...] = ()
+    max_new_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        most = self.max_new_tokens
+        bounds = {
+            "temperature": (0 < self.temperature < float("inf"), "above 0; for greedy choice set do_sample to false"),
+            "top_k": (self.top_k >= 0, "at least 0, which is off"),
+            "top_p": (0 <= self.top_p <= 1, "between 0 and 1, which is off"),
+            "min_p": (0 <= self.min_p <= 1, "between 0, which is off, and 1"),
+            "repetition_penalty": (0 < self.repetition_penalty < float("inf"), "above 0; 1 is off"),
+            "max_new_tokens": (most is None or most >= 1, "at least 1"),
+        }
+        for name, (good, wanted) in bounds.items():
+            if not good:
+                raise ConfigError(f"{name} is {getattr(self, name)}, it must be {wanted}")
+
+    @classmethod
+    def from_folder(cls, folder: Path | str) -> GenerationConfig:
+        """From ``generation_config.json``; what it leaves out has transformers' defaults (top_k 50 when sampling).
+
+        Raises ConfigError where the file is absent or broken, where it does not say what ends an answer, and where
+        it asks for what is not done here (beams, banned words, ...) or is not known.
+        """
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise ConfigError(f"{folder} has no {FILE}; without it nobody knows when an answer ends")
+        raw = _Reader(read_object(path), path)
+        raw.check_fields()
+        try:
+            return cls(
+                do_sample=raw.flag("do_sample", default=False),
+                temperature=raw.number("temperature", 1.0),
+                top_k=raw.whole("top_k", 50) or 0,
+                top_p=raw.number("top_p", 1.0),
+                min_p=raw.number("min_p", 0.0),
+                repetition_penalty=raw.number("repetition_penalty", 1.0),
+                eos_token_ids=raw.ids("eos_token_id"),
+                max_new_tokens=raw.whole("max_new_tokens", None),
+            )
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+
+
+class _Reader:
+    """The fields of one file; null counts as left out, as it does for transformers."""
+
+    def __init__(self, raw: Mapping[str, Any], path: Path) -> None:
+        self.path = path
+        self.given = {name: value for name, value in raw.items() if value is not None}
+
+    def check_fields(self) -> None:
+        """Refuse by name every field that would change the tokens and is not honoured."""
+        own = {*GenerationConfig.__dataclass_fields__, "eos_token_id"} - {"eos_token_ids"}
+        for name, value in self.given.items():
+            if name in own or name in _IDLE or name.startswith("_"):
+                continue
+            if name not in _WITHOUT_EFFECT:
+                raise ConfigError(
+                    f"{self.path} has {name} = {value!r}, which is not known here and might change the tokens; "
+                    "remove it"
+                )
+            if value not in _WITHOUT_EFFECT[name]:
+                raise ConfigError(
+                    f"{self.path} has {name} = {value!r}, which is not supported; remove it, or set it to "
+                    f"{_WITHOUT_EFFECT[name][0]!r}"
+                )
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        value = self.given.get(name, default)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} is {value!r}, it must be true or false")
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        value = self.given.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{name} is {value!r}, it must be a number")
+        return float(value)
+
+    def whole(self, name: str, default: int | None) -> int | None:
+        value = self.given.get(name, default)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise ConfigError(f"{name} is {value!r}, it must be a whole number")
+        return value
+
+    def ids(self, name: str) -> tuple[int, ...]:
+        if name not in self.given:
+            raise ConfigError(f"{name} is missing; without it no answer ends")
+        value = self.given[name]
+        ids = value if isinstance(value, list) else [value]
+        if not ids or any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in ids):
+            raise ConfigError(f"{name} is {value!r}, it must be an id or a list of ids")
+        return tuple(ids)

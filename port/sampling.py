@@ -1,0 +1,100 @@
+"""From logits to the next token: pure functions in the order and arithmetic of transformers' processors.
+
+Shape legend
+    B, V   rows, vocabulary
+    S      tokens of a prompt, or 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from port.errors import InputError
+from port.generation_config import GenerationConfig
+
+_SEEDS = 2**63
+# Far apart, so that the rows of one seed are never the rows of the next.
+_ROW_STRIDE = 0x5851F42D4C957F2D
+
+
+def mark_seen(seen: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``seen`` (B, V) bool with the ids ``tokens`` (B, S) marked too, except where ``mask`` (B, S) is 0."""
+    if mask is None:
+        return seen.scatter(1, tokens, True)
+    counts = torch.zeros(seen.shape, dtype=torch.long, device=seen.device)
+    return seen | (counts.scatter_add(1, tokens, mask.long()) > 0)
+
+
+def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """(B, V): logits of the tokens in ``seen`` (B, V) bool divided by ``penalty``, negative ones multiplied.
+
+    arXiv:1909.05858, ``RepetitionPenaltyLogitsProcessor``. Padding is not seen; transformers 4 counts it.
+    """
+    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """(B, V): all but the ``k`` largest at -inf; those as large as the k-th stay. ``TopKLogitsWarper``."""
+    smallest = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < smallest, -torch.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """(B, V): the likeliest tokens that together reach probability ``p``, at least one. ``TopPLogitsWarper``."""
+    ordered, places = logits.sort(descending=False)
+    unlikely = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
+    unlikely[..., -1:] = False
+    return logits.masked_fill(unlikely.scatter(-1, places, unlikely), -torch.inf)
+
+
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """(B, V): tokens at least ``p`` times as likely as the likeliest. ``MinPLogitsWarper``."""
+    probabilities = logits.softmax(dim=-1)
+    return logits.masked_fill(probabilities < p * probabilities.amax(dim=-1, keepdim=True), -torch.inf)
+
+
+def adjusted(logits: Tensor, config: GenerationConfig, seen: Tensor | None = None) -> Tensor:
+    """(B, V) float32 logits after everything that ``config`` asks for.
+
+    ``seen`` (B, V) marks the tokens of each row; only a repetition penalty needs it. Raises InputError where it is
+    needed and not given.
+    """
+    logits = logits.float()
+    if config.repetition_penalty != 1:
+        if seen is None:
+            raise InputError(f"repetition_penalty is {config.repetition_penalty}; give the tokens seen in each row")
+        logits = penalise_repetition(logits, seen, config.repetition_penalty)
+    if not config.do_sample:
+        return logits
+    if config.temperature != 1:
+        logits = logits / config.temperature
+    if config.top_k:
+        logits = keep_top_k(logits, config.top_k)
+    if config.top_p < 1:
+        logits = keep_top_p(logits, config.top_p)
+    if config.min_p > 0:
+        logits = keep_min_p(logits, config.min_p)
+    return logits
+
+
+def choose(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.Generator]) -> Tensor:
+    """(B,) int64 ids from adjusted logits (B, V): the largest, or drawn by each row's own generator.
+
+    Drawn on the CPU, so that a seed means the same on every device.
+    """
+    if not config.do_sample:
+        return logits.argmax(dim=-1)
+    rows = logits.softmax(dim=-1).cpu()
+    drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(rows, generators, strict=True)]
+    return torch.cat(drawn).to(logits.device)
+
+
+def row_generators(rows: int, seed: int) -> list[torch.Generator]:
+    """One generator for each row, so that what a row draws does not depend on how many others there are.
+
+    Row 0 has ``seed`` itself and draws what transformers does for one row after ``torch.manual_seed(seed)``.
+    """
+    return [torch.Generator().manual_seed((seed + row * _ROW_STRIDE) % _SEEDS) for row in range(rows)]

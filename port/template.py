@@ -1,0 +1,186 @@
+"""The checkpoint's chat template: conversations to text, in a sandbox with bounded work and output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from port.errors import ConfigError, InputError
+from port.limits import DEFAULT_LIMITS, Limits
+from port.sandbox import MAX_SECONDS, WORK, Sandbox, TooMuch, Work
+
+Message = Mapping[str, Any]
+_MAX_TEMPLATE = 1_000_000  # characters; the published one has some 5,000
+_SHOWN = 500  # characters of a template's own message
+# In the order in which the reference looks; where a folder has several, the first counts and the others do not.
+_PLACES = ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+class ChatTemplate:
+    """A compiled template. ``source`` says where it is from, ``special`` are the tokens that it may write by name."""
+
+    def __init__(
+        self, text: str, source: str, limits: Limits = DEFAULT_LIMITS, *, special: Mapping[str, str] | None = None
+    ) -> None:
+        self.source, self.limits, self.special = source, limits, dict(special or {})
+        if len(text) > _MAX_TEMPLATE:
+            raise ConfigError(f"the chat template of {source} has {len(text):,} characters, at most {_MAX_TEMPLATE:,}")
+        try:
+            with _working(limits):
+                self._template = Sandbox().template(text)
+        except jinja2.TemplateSyntaxError as error:
+            raise ConfigError(
+                f"the chat template of {source} does not compile: {error}, line {error.lineno}; it uses what "
+                "transformers does not give to templates, or is damaged"
+            ) from None
+        except (jinja2.TemplateError, TooMuch, RecursionError) as error:
+            raise ConfigError(f"the chat template of {source} does not compile: {error}") from None
+
+    @classmethod
+    def from_folder(cls, folder: Path | str, limits: Limits = DEFAULT_LIMITS) -> ChatTemplate:
+        """The template that the reference's processor uses.
+
+        That is the field ``chat_template`` of processor_config.json, else that of chat_template.json, else
+        chat_template.jinja; the older file goes before the newer one, transformers looks in this order. Last comes
+        tokenizer_config.json, where the reference's tokenizer looks and its processor gives up. Raises ConfigError
+        where there is none, or the first that is there cannot be read.
+        """
+        folder = Path(folder)
+        special = _special_tokens(folder / "tokenizer_config.json")
+        for name in _PLACES:
+            path = folder / name
+            if path.is_file():
+                text = read_text(path) if path.suffix == ".jinja" else _template_of(path)
+                if text is not None:
+                    return cls(text, str(path), limits, special=special)
+        raise ConfigError(
+            f"{folder} has no chat template: chat_template.jinja, or the field chat_template in chat_template.json or "
+            "tokenizer_config.json; copy it from the published checkpoint"
+        )
+
+    def render(
+        self,
+        conversation: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt.
+
+        ``tools`` are JSON schemas, ``variables`` whatever else the template reads, such as ``add_vision_id``. The
+        template gets copies in plain data, pictures and the like as the name of their type. Raises InputError for
+        what the template refuses, and where it asks for too much.
+        """
+        parts, length = [], 0
+        try:
+            given = {
+                **self.special,
+                **plain(variables or {}),
+                "messages": [_with_reasoning(plain(message)) for message in conversation],
+                "add_generation_prompt": add_generation_prompt,
+                "tools": plain(tools),
+                "documents": None,
+            }
+            with _working(self.limits):
+                for part in self._template.generate(**given):
+                    length += len(part)
+                    if length > self.limits.max_prompt_characters:
+                        raise TooMuch(f"more than {self.limits.max_prompt_characters:,} characters")
+                    parts.append(part)
+        except TooMuch as error:
+            raise InputError(
+                f"the chat template of {self.source} asks for {error}; use a shorter conversation, or another template"
+            ) from None
+        # A template is a program of its own: it raises whatever its expressions raise.
+        except Exception as error:
+            said = str(error)[:_SHOWN] or type(error).__name__
+            raise InputError(f"the chat template of {self.source} refuses the conversation: {said}") from None
+        return "".join(parts)
+
+
+def plain(value: Any) -> Any:
+    """A deep copy in JSON's types: nothing with methods of its own reaches a template. The rest becomes ``<type>``."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else list(map(plain, value))
+    for kind in (bool, str, int, float):
+        if isinstance(value, kind):
+            return value if type(value) is kind else kind(value)
+    return None if value is None else f"<{type(value).__name__}>"
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file. Raises ConfigError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object. Raises ConfigError where it does not."""
+    try:
+        raw = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}; download it again") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds a {type(raw).__name__}, expected an object")
+    return raw
+
+
+def _template_of(path: Path) -> str | None:
+    """The field ``chat_template``, or the default of several templates; None where the file has none."""
+    found = read_object(path).get("chat_template")
+    if isinstance(found, list):  # several with names
+        named = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
+        found = named
+    if isinstance(found, dict):
+        if not isinstance(found.get("default"), str):
+            raise ConfigError(f"{path}: chat_template holds {sorted(map(str, found))}, none of them named 'default'")
+        found = found["default"]
+    if found is not None and not isinstance(found, str):
+        raise ConfigError(f"{path} has a chat_template of type {type(found).__name__}, expected a string")
+    return found
+
+
+def _special_tokens(path: Path) -> dict[str, str]:
+    """Special tokens by the names under which templates know them, such as ``eos_token``."""
+    if not path.is_file():
+        return {}
+    raw, found = read_object(path), {}
+    for name in _SPECIAL:
+        token = raw.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str):
+            found[name] = token
+    return found
+
+
+def _with_reasoning(message: Any) -> Any:
+    """As the reference: without the keys that are None, and with reasoning under both names that templates read."""
+    if not isinstance(message, dict):
+        return message
+    message = {key: value for key, value in message.items() if value is not None}
+    given = next((message[name] for name in _REASONING if name in message), None)
+    return message if given is None else {"thinking": given, **message, "reasoning_content": given}
+
+
+@contextmanager
+def _working(limits: Limits) -> Iterator[None]:
+    token = WORK.set(Work.new(limits.max_prompt_characters, MAX_SECONDS))
+    try:
+        yield
+    finally:
+        WORK.reset(token)

@@ -1,0 +1,32 @@
+"""Asking the reference: greedy answers to an exam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reference.model import ReferenceModel
+from reference.processor import Part, ReferenceProcessor, VideoFrames
+from reference.world.drawing import draw_clip, draw_picture
+from reference.world.exam import Item
+from reference.world.scenes import CLIP_FPS, Scene
+
+LONGEST_ANSWER = 20  # tokens
+_BATCH = 32
+
+
+def medium(scene: Scene) -> Part:
+    """The scene as a picture, or as a video."""
+    return VideoFrames(draw_clip(scene), CLIP_FPS) if scene.direction else draw_picture(scene)
+
+
+def reference_answers(model: ReferenceModel, processor: ReferenceProcessor, items: Sequence[Item]) -> list[str]:
+    """One answer to each question, each asked by itself."""
+    tokenizer = processor.processor.tokenizer
+    ends = [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    answers: list[str] = []
+    for start in range(0, len(items), _BATCH):
+        part = items[start : start + _BATCH]
+        inputs = processor.prepare([[medium(item.scene), item.question.text] for item in part], padding_side="left")
+        rows = model.generate(inputs, max_new_tokens=LONGEST_ANSWER, eos_token_ids=ends)
+        answers += [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    return answers

@@ -1,0 +1,45 @@
+"""Held-out scenes with questions: what a model that sees is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reference.world.questions import Question, questions
+from reference.world.scenes import Scene, draw_scene
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one held-out scene; items of one scene share its ``number``."""
+
+    number: int
+    scene: Scene
+    question: Question
+
+    @property
+    def kind(self) -> str:
+        """For example ``picture colour``, ``clip direction``."""
+        return f"{'clip' if self.scene.direction else 'picture'} {self.question.kind}"
+
+
+def exam(*, pictures: int, clips: int, seed: int, asked: int = 4) -> list[Item]:
+    """``asked`` questions about each of so many held-out pictures and clips; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    items: list[Item] = []
+    for number in range(pictures + clips):
+        scene = draw_scene(rng, clip=number >= pictures, held_out=True)
+        items += [Item(number, scene, question) for question in questions(scene, rng, asked)]
+    return items
+
+
+def by_kind(items: list[Item], right: list[bool]) -> dict[str, dict[str, float]]:
+    """For each kind of question: how many there were, and the share of right answers."""
+    table: dict[str, list[bool]] = {}
+    for item, good in zip(items, right, strict=True):
+        table.setdefault(item.kind, []).append(good)
+    return {
+        kind: {"questions": len(found), "accuracy": round(sum(found) / len(found), 4)}
+        for kind, found in sorted(table.items())
+    }

@@ -1,0 +1,72 @@
+"""The figures of activations: known where the answer is known, and far apart for trained and seeded weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from parity.cli.main import main
+from parity.qwen3vl.activations import Activations, measure_activations
+from parity.qwen3vl.cases import TINY
+from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
+from parity.qwen3vl.media import Clip, Noise
+from parity.qwen3vl.workbench import Workbench, read_config
+from port import load_model
+
+ROWS = (("Two ", Noise(64, 96), " and ", Noise(96, 64, seed=2)), ("Moves? ", Clip(8, 64, 96)))
+
+
+@pytest.fixture(scope="module")
+def inputs(bench: Workbench) -> CaseInputs:
+    folder = bench.checkpoint(TINY)
+    return prepare_inputs("a", ROWS, processor=bench.processor(folder, "float32"), config=read_config(folder))
+
+
+def test_even_attention_and_even_logits_are_told(bench: Workbench, inputs: CaseInputs) -> None:
+    model = load_model(bench.checkpoint(TINY), dtype=torch.float32)
+    with torch.no_grad():
+        for layer in model.model.language_model.layers:
+            layer.self_attn.q_norm.weight.zero_()
+        for block in model.model.visual.blocks:
+            block.attn.qkv.weight.zero_()
+            block.attn.qkv.bias.zero_()
+        model.model.language_model.norm.weight.zero_()
+    found = measure_activations(model, inputs)
+    assert found.text_attention == pytest.approx(1, abs=1e-5)
+    assert found.text_peak == pytest.approx(1, abs=1e-4)
+    assert found.vision_attention == pytest.approx(1, abs=1e-5)
+    assert found.logits_entropy == pytest.approx(math.log(701), abs=1e-4)
+    assert found.top1 == pytest.approx(1 / 701, rel=1e-4)
+
+
+def test_loud_channels_are_told(bench: Workbench, inputs: CaseInputs) -> None:
+    model = load_model(bench.checkpoint(TINY), dtype=torch.float32)
+    before = measure_activations(model, inputs)
+    with torch.no_grad():
+        model.model.language_model.embed_tokens.weight[:, 3] += 1000
+    after = measure_activations(model, inputs)
+    assert after.text_outlier > 0.99 * 64**0.5 > before.text_outlier
+    assert after.vision_outlier == before.vision_outlier
+
+
+def test_text_alone_has_no_vision(bench: Workbench) -> None:
+    folder = bench.checkpoint(TINY)
+    inputs = prepare_inputs(
+        "t", (("words",),), processor=bench.processor(folder, "float32"), config=read_config(folder)
+    )
+    found = measure_activations(bench.port(folder, "float32"), inputs)
+    assert (found.vision_attention, found.vision_peak, found.vision_outlier) == (None, None, None)
+
+
+def test_the_command_prints_one_object_a_checkpoint(bench: Workbench) -> None:
+    folder = bench.checkpoint(TINY)
+    done = CliRunner().invoke(main, ["activations", str(folder), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert list(found) == ["seeded", str(folder)]
+    assert set(found["seeded"]) == set(asdict(Activations(*[0.0] * 9)))
