@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from parity.qwen3vl.media import FORMATS, Clip, Encoded, Noise, Photo, Source, WorldClip, WorldPicture
+from parity.qwen3vl.media import FORMATS, Clip, Encoded, Noise, Photo, Source
 
 PHASES = {
     1: "base model and vision pipeline",
@@ -102,15 +102,6 @@ _MIXED: tuple[Row, ...] = (
 def photo_case(checkpoint: SeededCheckpoint = TINY) -> Case:
     """What ``parity run`` does without arguments: one real photo and a question."""
     return Case("photo", "a real photo and a question", 1, checkpoint, (("Who is this? ", Photo((256, 304))),))
-
-
-def seeing_rows(count: int = 4, first: int = 0) -> tuple[Row, ...]:
-    """Questions that the trained model can answer, about held-out pictures and, every third row, clips."""
-    rows: list[Row] = []
-    for number in range(first, first + count):
-        shown = WorldClip(number) if number % 3 == 2 else WorldPicture(number)
-        rows.append((shown, shown.question))
-    return tuple(rows)
 
 
 def standard_suite() -> list[Case]:

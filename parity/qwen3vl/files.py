@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import cbook
 from PIL import Image
 
-from parity.qwen3vl.media import Clip, Encoded, Photo, PictureFile, Source, VideoFile, WorldClip
+from parity.qwen3vl.media import Clip, Encoded, Photo, PictureFile, Source, VideoFile
 from reference.processor import PicturePath, VideoFrames, VideoPath
 
 _ORIENTATION = 0x0112  # EXIF
@@ -26,7 +26,7 @@ def as_file(source: Source, folder: Path, stem: str) -> str | PicturePath | Vide
         return PicturePath(source.path)
     if isinstance(source, VideoFile):
         return VideoPath(source.path)
-    if isinstance(source, Clip | WorldClip):
+    if isinstance(source, Clip):
         return VideoPath(write_clip(source.load(), folder / f"{stem}.mp4"))
     if source == Photo():
         return PicturePath(Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))
