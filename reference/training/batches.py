@@ -91,9 +91,9 @@ def name_what_is_seen(
         tokens = (batch["input_ids"][row] == pad).nonzero().flatten().view(frames, rows, columns)
         for frame in range(frames):
             for number, thing in enumerate(scene.things):
-                x, y = middle(
-                    scene, number, frame * 2 / (CLIP_FRAMES - 1) + 1 / (2 * (CLIP_FRAMES - 1)) if clip else 0.0
-                )
+                # Halfway between the two frames of a temporal patch.
+                moved = (2 * frame + 0.5) / (CLIP_FRAMES - 1) if clip else 0.0
+                x, y = middle(scene, number, moved)
                 place = int(tokens[frame, int(y * rows), int(x * columns)])
                 said = (thing.colour, thing.shape, "top" if y < 0.5 else "bottom", "left" if x < 0.5 else "right")
                 labels[row, place + 1] = words[said[rng.integers(4)]]
