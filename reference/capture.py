@@ -113,7 +113,8 @@ class _Capture:
 
         def read(_args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.sink("input_ids", kwargs["input_ids"])
-            cache = kwargs.get("past_key_values")
+            # Its name since transformers 5.24, and before.
+            cache = kwargs.get("cache", kwargs.get("past_key_values"))
             if cache is None or cache.get_seq_length() == 0:
                 self.sink("attention_mask", kwargs["attention_mask"])
             for seam, name in names.items():
