@@ -12,10 +12,11 @@ from rich.table import Table
 
 from parity.cli import console as view
 from parity.qwen3vl.activations import Activations, measure_activations
-from parity.qwen3vl.cases import Row, SeededCheckpoint, photo_case
+from parity.qwen3vl.cases import Row, SeededCheckpoint, seeing_case
 from parity.qwen3vl.inputs import prepare_inputs
 from parity.qwen3vl.media import PictureFile
 from parity.qwen3vl.workbench import Workbench, named_checkpoint, read_config
+from reference.trained import trained_checkpoint
 
 _TITLES = {
     "logits_entropy": "entropy of the next token (nats)",
@@ -33,8 +34,12 @@ _TITLES = {
 def activations(*, models: tuple[str, ...], images: tuple[Path, ...], prompt: str | None, as_json: bool) -> int:
     """Measure each checkpoint on one prefill, and the seeded one beside them."""
     bench = Workbench()
-    chosen = {"seeded": bench.checkpoint(SeededCheckpoint()), **{name: named_checkpoint(name) for name in models}}
-    rows: tuple[Row, ...] = photo_case().rows
+    chosen = {
+        "seeded": bench.checkpoint(SeededCheckpoint()),
+        "trained": trained_checkpoint(),
+        **{name: named_checkpoint(name) for name in models},
+    }
+    rows: tuple[Row, ...] = seeing_case().rows
     if images or prompt is not None:
         rows = ((*map(PictureFile, images), prompt or "What is it?"),)
     found: dict[str, Activations] = {}

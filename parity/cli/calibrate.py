@@ -19,7 +19,7 @@ from parity.cli import console as view
 from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE
 from parity.environment import environment
 from parity.qwen3vl.calibration import Need, needs
-from parity.qwen3vl.cases import Case, standard_suite
+from parity.qwen3vl.cases import Case, SeededCheckpoint, standard_suite
 from parity.qwen3vl.inputs import prepare_inputs
 from parity.qwen3vl.workbench import Workbench, read_config
 from parity.qwen3vl.yardstick import measure_yardstick
@@ -76,7 +76,11 @@ def _measure(cases: Sequence[Case], dtype: str, seeds: int) -> list[Need]:
         for seed in range(seeds):
             for case in cases:
                 step(f"{dtype}, seed {seed}, {case.name}")
-                spec = replace(case.checkpoint, seed=seed)
+                spec = case.checkpoint
+                if isinstance(spec, SeededCheckpoint):
+                    spec = replace(spec, seed=seed)
+                elif seed:
+                    continue  # there is but one
                 folder = bench.checkpoint(spec)
                 inputs = prepare_inputs(
                     case.name,

@@ -19,6 +19,7 @@ from parity.cli.console import printing
 from parity.cli.signals import Terminated
 from parity.core.errors import ParityError
 from port import GenerationConfig, Inputs, PortError, Processor, Qwen3VL, Step, generate, load_model
+from reference.trained import trained_checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_MAX_NEW_TOKENS = 512
@@ -29,7 +30,7 @@ _HELP = "/image PATH or /video PATH adds one to the next question, /clear starts
 class ChatOptions:
     """What ``parity chat`` was asked for; a sampling option that is None is the checkpoint's own."""
 
-    model: str
+    model: str | None
     images: tuple[Path, ...]
     videos: tuple[Path, ...]
     prompt: str | None
@@ -250,8 +251,10 @@ def _complain(message: str) -> None:
     click.echo(f"parity: {message}", err=True)
 
 
-def _folder(model: str) -> Path:
+def _folder(model: str | None) -> Path:
     """The checkpoint's folder: the trained one that ships, the named one, or a snapshot from the hub."""
+    if model is None:
+        return trained_checkpoint()
     path = Path(model).expanduser()
     if path.is_dir():
         return path

@@ -17,6 +17,7 @@ from parity.cli import signals
 USAGE = 2
 _ROOMS = ("parity", "port", "reference", "reports")
 _DISK = "check the place, its permissions and the space left on its disk"
+_UNTOUCHED = "interrupted; nothing was written, and an earlier report is as it was"
 _EXTRAS = {
     "torch": "port",
     "tokenizers": "port",
@@ -26,8 +27,8 @@ _EXTRAS = {
 }
 
 
-def guarded(action: Callable[[], int], *, debug: bool) -> int:
-    """Run ``action`` and return its exit code, or that of the error that it raised.
+def guarded(action: Callable[[], int], *, debug: bool, interrupted: str = _UNTOUCHED) -> int:
+    """Run ``action`` and return its exit code, or that of the error that it raised; ``interrupted`` is for Ctrl-C.
 
     Errors that a room raises on purpose name the thing and the way out, so their text is the message, and those of
     the operating system name a file. Anything else is a defect of the harness, and says so.
@@ -38,7 +39,7 @@ def guarded(action: Callable[[], int], *, debug: bool) -> int:
     except click.ClickException:
         raise
     except KeyboardInterrupt as interrupt:
-        _say("interrupted; nothing was written, and an earlier report is as it was", debug=debug)
+        _say(interrupted, debug=debug)
         return signals.exit_code(interrupt)
     except Exception as error:
         _say(_message(error), debug=debug)

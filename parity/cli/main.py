@@ -54,7 +54,7 @@ def main() -> None:
 @click.option("--steps", type=click.IntRange(0, 256), help="Decode steps; default 4.")
 @click.option("--chunk", type=click.IntRange(min=1), help="The subject prefills in chunks of so many tokens.")
 @click.option("--padding-side", type=click.Choice(["left", "right"]), default="left", show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the tiny checkpoint.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the seeded checkpoint.")
 @click.option("--timing/--no-timing", default=True, help="Whether to time both sides.")
 @click.option("--traces", type=FOLDER, help="Keep the traces of all runs in this new folder.")
 @out_option
@@ -65,7 +65,8 @@ def main() -> None:
 def run(*, debug: bool, **options: Any) -> None:
     """Run the port beside the reference and judge every seam.
 
-    MODEL is a checkpoint folder or a hub id. Without arguments: a tiny seeded checkpoint and a real photo.
+    MODEL is a checkpoint folder, a hub id, or the word "seeded": tiny random weights, and a real photo unless you
+    give pictures. Without arguments: the small trained model is asked about a picture that it can understand.
     """
 
     def action() -> int:
@@ -117,7 +118,7 @@ def compare(*, debug: bool, multiple: float | None, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("model", callback=_model)
+@click.argument("model", required=False, callback=_model)
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the question; may be repeated.")
 @click.option("--video", "videos", type=FOLDER, multiple=True, help="A video file, or a folder of frames.")
 @click.option("--prompt", callback=_text, help="One question; without it, questions are read from the terminal.")
@@ -136,7 +137,8 @@ def compare(*, debug: bool, multiple: float | None, **options: Any) -> None:
 def chat(*, debug: bool, **options: Any) -> None:
     """Ask the port about pictures and videos; the answer is streamed, its speed comes last.
 
-    MODEL is a checkpoint folder or a hub id.
+    MODEL is a checkpoint folder or a hub id. Without one: the small trained model, which knows nothing but the
+    coloured shapes of `parity scenes`.
     """
 
     def action() -> int:
@@ -144,7 +146,7 @@ def chat(*, debug: bool, **options: Any) -> None:
 
         return chat(ChatOptions(**options))
 
-    sys.exit(guarded(action, debug=debug))
+    sys.exit(guarded(action, debug=debug, interrupted="interrupted"))
 
 
 @main.command()
@@ -185,7 +187,7 @@ def processor(*, debug: bool, **options: Any) -> None:
 
 
 @main.command()
-@click.argument("model", callback=_model)
+@click.argument("model", required=False, callback=_model)
 @click.option("--pictures", type=click.IntRange(min=0), default=100, show_default=True, help="Held-out pictures.")
 @click.option("--clips", type=click.IntRange(min=0), default=40, show_default=True, help="Held-out clips.")
 @click.option("--seed", type=click.IntRange(min=0), default=20_000, show_default=True, help="Of the questions.")
@@ -201,12 +203,35 @@ def processor(*, debug: bool, **options: Any) -> None:
 @json_option
 @debug_option
 def sight(*, debug: bool, **options: Any) -> None:
-    """Ask engines the same questions about held-out pictures and clips; four questions about each."""
+    """Ask engines the same questions about held-out pictures and clips; four questions about each.
+
+    MODEL is a checkpoint folder; without one, the small trained model.
+    """
 
     def action() -> int:
         from parity.cli.sight import sight
 
         return sight(**options)
+
+    sys.exit(guarded(action, debug=debug))
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--pictures", type=click.IntRange(min=0), default=8, show_default=True, help="Held-out pictures.")
+@click.option("--clips", type=click.IntRange(min=0), default=4, show_default=True, help="Held-out clips.")
+@click.option("--seed", type=click.IntRange(min=0), default=20_000, show_default=True, help="Of the questions.")
+@debug_option
+def scenes(*, debug: bool, **options: Any) -> None:
+    """Write pictures and clips that the trained model never saw to FOLDER, with questions and right answers.
+
+    `parity sight` asks the same of the engines that it can run; this is for all others.
+    """
+
+    def action() -> int:
+        from parity.cli.scenes import scenes
+
+        return scenes(**options)
 
     sys.exit(guarded(action, debug=debug))
 
@@ -218,7 +243,7 @@ def sight(*, debug: bool, **options: Any) -> None:
 @json_option
 @debug_option
 def activations(*, debug: bool, **options: Any) -> None:
-    """How sure the logits are and how uneven the attention, beside those of the seeded checkpoint."""
+    """How sure the logits are and how uneven the attention: the seeded checkpoint, the trained model, and MODELS."""
 
     def action() -> int:
         from parity.cli.activations import activations

@@ -19,7 +19,17 @@ from parity.core.errors import ParityError
 from parity.environment import environment
 from parity.qwen3vl.batch import batch_rows
 from parity.qwen3vl.blind import blind_to
-from parity.qwen3vl.cases import PHASES, Case, Row, SeededCheckpoint, photo_case, standard_suite
+from parity.qwen3vl.cases import (
+    PHASES,
+    Case,
+    Checkpoint,
+    Row,
+    SeededCheckpoint,
+    TrainedCheckpoint,
+    photo_case,
+    seeing_case,
+    standard_suite,
+)
 from parity.qwen3vl.document import Side, generated_json, run_document
 from parity.qwen3vl.engines import Engine, PortEngine, ReferenceEngine
 from parity.qwen3vl.heatmaps import heat_maps
@@ -31,6 +41,7 @@ from parity.qwen3vl.store import TraceStore
 from parity.qwen3vl.workbench import Workbench, checkpoint_digest, named_checkpoint, read_config
 from parity.qwen3vl.yardstick import Yardstick, measure_yardstick
 
+SEEDED = "seeded"  # as MODEL: the tiny seeded checkpoint
 TIMED_RUNS = 3
 # checkpoint, weights, pictures, yardstick, four floor runs, processor, subject twice, report
 _STEPS = 12
@@ -68,7 +79,7 @@ def run(options: RunOptions) -> int:
     if options.traces is not None and options.traces.exists():
         raise ParityError(f"{options.traces} exists already; name a new folder for the traces")
     bench = Workbench()
-    seeded = options.model is None
+    given = case.checkpoint if options.model in (None, SEEDED) else None
     turns = TIMED_RUNS + 1 if options.timing else 0
     with ExitStack() as stack:
         store = TraceStore()
@@ -76,7 +87,7 @@ def run(options: RunOptions) -> int:
             store = TraceStore(stack.enter_context(Staged(options.traces, what="traces")).work)
         report = stack.enter_context(Staged(folder)).work
         # Before the bar: a download has bars of its own.
-        named = None if options.model is None else named_checkpoint(options.model)
+        named = None if given is not None or options.model is None else named_checkpoint(options.model)
         step = stack.enter_context(view.steps(_STEPS + turns, quiet=options.as_json))
         step("checkpoint")
         checkpoint = named or bench.checkpoint(case.checkpoint)
@@ -108,7 +119,7 @@ def run(options: RunOptions) -> int:
             environment=environment(command=_command(), seed=options.seed, threads=torch.get_num_threads()),
             subject=_side(subject),
             reference=_side(yardstick.engine),
-            checkpoint=describe_checkpoint(checkpoint, case.checkpoint if seeded else None, config),
+            checkpoint=describe_checkpoint(checkpoint, given, config),
             case=describe_case(case, inputs, yardstick, [processor.decode(ids) for ids in yardstick.tokens.tolist()]),
             floor_runs=yardstick.runs,
             maps=maps,
@@ -136,7 +147,9 @@ def chosen_case(options: RunOptions) -> Case:
         if options.chunk is not None or options.padding_side != "left":
             raise ParityError("--case brings its own chunk and padding side; leave those out, or leave it out")
         return chosen
-    base = photo_case(SeededCheckpoint("tiny", seed=options.seed))
+    if options.seed and options.model != SEEDED:
+        raise ParityError(f"--seed is the seeded checkpoint's; use `parity run {SEEDED} --seed {options.seed}`")
+    base = seeing_case() if options.model is None else photo_case(SeededCheckpoint("tiny", seed=options.seed))
     rows = base.rows
     if own:
         media: list[Source] = [*map(PictureFile, options.images), *map(VideoFile, options.videos)]
@@ -146,7 +159,7 @@ def chosen_case(options: RunOptions) -> Case:
         rows = ((*media, prompt) if prompt else tuple(media),)
     return replace(
         base,
-        name="run" if own or options.model else base.name,
+        name="run" if own or options.model not in (None, SEEDED) else base.name,
         title=_title(rows[0], options.batch) if own or options.batch > 1 else base.title,
         phase=4 if options.batch > 1 else 1,
         rows=batch_rows(rows[0], options.batch),
@@ -205,10 +218,17 @@ def describe_case(case: Case, inputs: CaseInputs, yardstick: Yardstick, texts: S
     }
 
 
-def describe_checkpoint(folder: Path, seeded: SeededCheckpoint | None, config: dict[str, Any]) -> dict[str, Any]:
-    """The ``checkpoint`` section of a report."""
+def describe_checkpoint(folder: Path, given: Checkpoint | None, config: dict[str, Any]) -> dict[str, Any]:
+    """The ``checkpoint`` section of a report; ``given`` is None for a folder or hub id of the user's."""
+    match given:
+        case SeededCheckpoint():
+            name = f"seeded {given.shape}, seed {given.seed}"
+        case TrainedCheckpoint():
+            name = "the trained model"
+        case None:
+            name = folder.name
     return {
-        "name": f"seeded {seeded.shape}, seed {seeded.seed}" if seeded else folder.name,
+        "name": name,
         "path": str(folder),
         "sha256": checkpoint_digest(folder),
         "parameters": count_parameters(folder),

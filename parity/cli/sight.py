@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,10 @@ from rich.table import Table
 from parity.cli import console as view
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
-from parity.qwen3vl.sight import Answers, Exam, ask_mistralrs, ask_port, ask_reference
+from parity.qwen3vl.sight import Answers, ClipForm, Exam, ask_mistralrs, ask_port, ask_reference
 from parity.qwen3vl.workbench import Workbench, named_checkpoint
 from port import GenerationConfig
+from reference.trained import trained_checkpoint
 from reference.world.exam import Item, exam
 
 WANTED = 0.95
@@ -25,7 +27,7 @@ _SHOWN = 12
 
 def sight(
     *,
-    model: str,
+    model: str | None,
     pictures: int,
     clips: int,
     seed: int,
@@ -38,11 +40,13 @@ def sight(
         torch.set_num_threads(threads)
     if pictures + clips == 0:
         raise ParityError("there is nothing to ask about; give --pictures or --clips")
-    folder = named_checkpoint(model)
+    folder = trained_checkpoint() if model is None else named_checkpoint(model)
     items = exam(pictures=pictures, clips=clips, seed=seed)
     bench, config = Workbench(), GenerationConfig.from_folder(folder)
     found: list[Answers] = []
-    with Exam(items) as asked, view.steps(len(engines), quiet=as_json) as step:
+    # mistral.rs reads an MP4 through the ffmpeg program alone; all engines get the same files.
+    form: ClipForm = "gif" if "mistralrs" in engines and shutil.which("ffmpeg") is None else "mp4"
+    with Exam(items, form) as asked, view.steps(len(engines), quiet=as_json) as step:
         for engine in engines:
             step(engine)
             if engine == "reference":
@@ -54,13 +58,15 @@ def sight(
                 found.append(ask_port(asked, bench.port(folder, "float32"), front.processor, config))
             else:
                 found.append(ask_mistralrs(asked, folder))
-    document = sight_document(items, found)
+    document = {"clip_form": form, **sight_document(items, found)}
     verdict = Verdict[document["verdict"]]
     with view.printing() as console:
         if as_json:
             click.echo(json.dumps(document))
         else:
             console.print(_table(document["engines"]))
+            if clips:
+                console.print(f"clips as {form.upper()} files")
             for line in document["disagreements"][:_SHOWN]:
                 console.print(view.plain(_sentence(line)), soft_wrap=True)
             console.print(f"{view.coloured(verdict.name)}  {document['reason']}")

@@ -1,7 +1,7 @@
 """What a checkpoint's activations are like: how sure its logits, how uneven its attention, how loud single channels.
 
-Trained networks have peaked logits, attention that looks at few places, and channels that stand out; weights drawn
-from a seed have none of that, and a parity run on them says nothing about it.
+Trained networks have peaked logits, attention that looks at few places, and, when they are large, channels that stand
+out; weights drawn from a seed have little of that, and a parity run on them says nothing about it.
 
 Shape legend
     B, S, V    batch, prompt tokens, vocabulary

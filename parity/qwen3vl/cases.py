@@ -1,18 +1,19 @@
 """The cases of the standard suite: checkpoints, prompts, pictures, batches, modes.
 
-Each names the phase of the integration that it proves. The checkpoints are seeded and tiny; between them they
+Each names the phase of the integration that it proves. Most checkpoints are seeded and tiny; between them they
 break the coincidences in which bugs of ports hide: heads * head_dim != hidden size, tied and untied, taps that
 are not 0..n-1, grids smaller and larger than the position table and of one merged row, portrait and landscape,
-unequal segments, patch merge != temporal patch, pictures that are not at position 0.
+unequal segments, patch merge != temporal patch, pictures that are not at position 0. One is trained, and has what
+weights from a seed lack: sure answers, and attention that looks at few places.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from parity.qwen3vl.media import FORMATS, Clip, Encoded, Noise, Photo, Source
+from parity.qwen3vl.media import FORMATS, Clip, Encoded, Noise, Photo, Source, WorldClip, WorldPicture
 
 PHASES = {
     1: "base model and vision pipeline",
@@ -50,6 +51,17 @@ class SeededCheckpoint:
         return "-".join(parts)
 
 
+@dataclass(frozen=True)
+class TrainedCheckpoint:
+    """The trained model that ships with the package, see ``reference.trained``."""
+
+    label: ClassVar[str] = "trained"
+    dtype: ClassVar[str] = "bfloat16"
+    rope_dialect: ClassVar[str] = "rope_scaling"
+    text_tie_flag: ClassVar[bool | None] = None
+
+
+Checkpoint = SeededCheckpoint | TrainedCheckpoint
 Row = tuple[Source, ...]
 
 
@@ -60,7 +72,7 @@ class Case:
     name: str
     title: str
     phase: int
-    checkpoint: SeededCheckpoint = field(default_factory=SeededCheckpoint)
+    checkpoint: Checkpoint = field(default_factory=SeededCheckpoint)
     rows: tuple[Row, ...] = ()
     padding_side: Literal["left", "right"] = "left"
     decode_steps: int = 4
@@ -78,6 +90,7 @@ class Case:
 TINY = SeededCheckpoint("tiny")
 TIED = SeededCheckpoint("tiny-tied")
 ODD = SeededCheckpoint("tiny-odd")
+TRAINED = TrainedCheckpoint()
 
 PHOTO = Photo((192, 256))
 PORTRAIT = Photo((96, 320))
@@ -99,9 +112,20 @@ _MIXED: tuple[Row, ...] = (
 )
 
 
-def photo_case(checkpoint: SeededCheckpoint = TINY) -> Case:
-    """What ``parity run`` does without arguments: one real photo and a question."""
+def photo_case(checkpoint: Checkpoint = TINY) -> Case:
+    """One real photo and a question: what ``parity run seeded`` does."""
     return Case("photo", "a real photo and a question", 1, checkpoint, (("Who is this? ", Photo((256, 304))),))
+
+
+def seeing_case() -> Case:
+    """What ``parity run`` does without arguments: the trained model is asked about a picture that it never saw."""
+    return Case("seeing", "a trained model and a picture that it can answer", 1, TRAINED, (scene_row(0),))
+
+
+def scene_row(number: int, *, clip: bool = False) -> Row:
+    """A held-out picture or clip of the small world with a question about it."""
+    shown = WorldClip(number) if clip else WorldPicture(number)
+    return (shown, shown.question)
 
 
 def standard_suite() -> list[Case]:
@@ -172,6 +196,8 @@ def _phase_1() -> Sequence[Case]:
                 ("Shrunk ", Photo(), " and grown ", Noise(20, 45, seed=7)),
             ),
         ),
+        seeing_case(),
+        Case("seeing-clip", "a trained model and a clip that it can answer", 1, TRAINED, (scene_row(0, clip=True),)),
         Case(
             "clip-sampled",
             "a clip of which few frames are kept, an odd number, resized",
@@ -229,5 +255,12 @@ def _phase_4() -> Sequence[Case]:
         Case("batch-8", "eight rows of everything, padded left", 4, TINY, _MIXED),
         Case("batch-8-right", "eight rows of everything, padded right", 4, TIED, _MIXED, padding_side="right"),
         Case("batch-3-chunked", "three rows, prefill in chunks", 4, TINY, _MIXED[2:5], chunk=23),
+        Case(
+            "seeing-batch",
+            "eight questions to a trained model, padded left",
+            4,
+            TRAINED,
+            tuple(scene_row(number, clip=number % 3 == 2) for number in range(8)),
+        ),
         Case("batch-3-odd", "three rows, merge 3, temporal patch 4", 4, ODD, (_MIXED[2], _MIXED[7], _MIXED[5])),
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import cbook
 from PIL import Image
 
-from parity.qwen3vl.media import Clip, Encoded, Photo, PictureFile, Source, VideoFile
+from parity.qwen3vl.media import Clip, Encoded, Photo, PictureFile, Source, VideoFile, WorldClip
 from reference.processor import PicturePath, VideoFrames, VideoPath
 
 _ORIENTATION = 0x0112  # EXIF
@@ -26,7 +26,7 @@ def as_file(source: Source, folder: Path, stem: str) -> str | PicturePath | Vide
         return PicturePath(source.path)
     if isinstance(source, VideoFile):
         return VideoPath(source.path)
-    if isinstance(source, Clip):
+    if isinstance(source, Clip | WorldClip):
         return VideoPath(write_clip(source.load(), folder / f"{stem}.mp4"))
     if source == Photo():
         return PicturePath(Path(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)))
@@ -48,6 +48,13 @@ def write_clip(video: VideoFrames, path: Path) -> Path:
         for frame in video.frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
+    return path
+
+
+def write_gif(video: VideoFrames, path: Path) -> Path:
+    """Frames (F, H, W, 3) uint8 as a GIF, each in the 256 colours that suit it best."""
+    first, *rest = [Image.fromarray(frame).quantize(256) for frame in video.frames]
+    first.save(path, save_all=True, append_images=rest, duration=round(1000 / video.fps), loop=0)
     return path
 
 

@@ -12,6 +12,9 @@ from PIL import Image, UnidentifiedImageError
 
 from parity.core.errors import ParityError
 from reference.processor import VideoFrames
+from reference.world.drawing import draw_clip, draw_picture
+from reference.world.questions import questions
+from reference.world.scenes import CLIP_FPS, CLIP_FRAMES, Scene, draw_scene
 
 # Of one video, decoded: a thousand frames of 720p.
 MAX_FRAME_BYTES = 3 * 2**30
@@ -145,6 +148,55 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class WorldPicture:
+    """A held-out picture of the small world that the trained model knows, see ``reference.world``."""
+
+    number: int
+
+    @property
+    def title(self) -> str:
+        return f"scene {self.number}"
+
+    @property
+    def question(self) -> str:
+        """One question that the trained model can answer."""
+        return _world(self.number, clip=False)[1]
+
+    def load(self) -> Image.Image:
+        return draw_picture(_world(self.number, clip=False)[0])
+
+
+@dataclass(frozen=True)
+class WorldClip:
+    """A held-out clip of the small world."""
+
+    number: int
+
+    @property
+    def title(self) -> str:
+        return f"moving scene {self.number}"
+
+    @property
+    def question(self) -> str:
+        """One question that the trained model can answer."""
+        return _world(self.number, clip=True)[1]
+
+    def load(self) -> VideoFrames:
+        return VideoFrames(draw_clip(_world(self.number, clip=True)[0]), CLIP_FPS)
+
+    def probe(self) -> VideoHeader:
+        scene = _world(self.number, clip=True)[0]
+        return VideoHeader(CLIP_FRAMES, scene.width, scene.height, CLIP_FPS)
+
+
+def _world(number: int, *, clip: bool) -> tuple[Scene, str]:
+    """A scene with a question about it; the same for the same number."""
+    rng = np.random.default_rng([number, clip])
+    scene = draw_scene(rng, clip=clip, held_out=True)
+    return scene, questions(scene, rng, 1)[0].text
+
+
+@dataclass(frozen=True)
 class VideoHeader:
     """What a video says of itself; ``fps`` is the average."""
 
@@ -201,8 +253,8 @@ def _check_file(what: str, path: Path) -> None:
         raise ParityError(f"the {what} {path} is empty (0 bytes)")
 
 
-Picture = Photo | Noise | PictureFile | Cropped | Encoded
-Video = Clip | VideoFile
+Picture = Photo | Noise | PictureFile | Cropped | Encoded | WorldPicture
+Video = Clip | VideoFile | WorldClip
 Source = str | Picture | Video
 
 

@@ -6,11 +6,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from parity.core.errors import ParityError
 from parity.qwen3vl import mistralrs
-from parity.qwen3vl.files import write_clip
+from parity.qwen3vl.files import write_clip, write_gif
 from port import GenerationConfig, Processor, Qwen3VL, generate_all
 from reference.model import ReferenceModel
 from reference.processor import PicturePath, ReferenceProcessor, VideoFrames, VideoPath
@@ -20,6 +20,7 @@ from reference.world.exam import Item, by_kind
 from reference.world.scenes import CLIP_FPS
 
 File = PicturePath | VideoPath
+ClipForm = Literal["mp4", "gif"]
 _BATCH = 16
 
 
@@ -49,28 +50,33 @@ class Answers:
 class Exam:
     """The questions with their media as files, which every engine decodes itself. Use as a context manager."""
 
-    def __init__(self, items: Sequence[Item]) -> None:
+    def __init__(self, items: Sequence[Item], clips: ClipForm = "mp4") -> None:
         self.items = items
         self._spool = tempfile.TemporaryDirectory(prefix="parity-sight-")
-        folder = Path(self._spool.name)
-        made: dict[int, File] = {}
-        for item in items:
-            if item.number in made:
-                continue
-            if item.scene.direction is None:
-                path = folder / f"{item.number}.png"
-                draw_picture(item.scene).save(path)
-                made[item.number] = PicturePath(path)
-            else:
-                video = VideoFrames(draw_clip(item.scene), CLIP_FPS)
-                made[item.number] = VideoPath(write_clip(video, folder / f"{item.number}.mp4"))
-        self.files = [made[item.number] for item in items]
+        self.files = write_media(items, Path(self._spool.name), clips)
 
     def __enter__(self) -> Exam:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._spool.cleanup()
+
+
+def write_media(items: Sequence[Item], folder: Path, clips: ClipForm = "mp4") -> list[File]:
+    """Each scene as ``<number>.png``, ``.mp4`` or ``.gif``; one path for each item, in order."""
+    made: dict[int, File] = {}
+    for item in items:
+        if item.number in made:
+            continue
+        if item.scene.direction is None:
+            path = folder / f"{item.number}.png"
+            draw_picture(item.scene).save(path)
+            made[item.number] = PicturePath(path)
+        else:
+            video = VideoFrames(draw_clip(item.scene), CLIP_FPS)
+            write = write_clip if clips == "mp4" else write_gif
+            made[item.number] = VideoPath(write(video, folder / f"{item.number}.{clips}"))
+    return [made[item.number] for item in items]
 
 
 def ask_reference(exam: Exam, model: ReferenceModel, processor: ReferenceProcessor, ends: Sequence[int]) -> Answers:
@@ -98,7 +104,7 @@ def ask_port(exam: Exam, model: Qwen3VL, processor: Processor, config: Generatio
 
 
 def ask_mistralrs(exam: Exam, folder: Path) -> Answers:
-    """mistral.rs: pictures, and clips where its wheel takes them; what it refuses counts as not run."""
+    """mistral.rs: pictures and clips; what it refuses counts as not run."""
     answers: dict[int, str] = {}
     why = ""
     version = "not installed"

@@ -18,13 +18,14 @@ import torch
 
 import port
 from parity.core.errors import ParityError
-from parity.qwen3vl.cases import SeededCheckpoint
+from parity.qwen3vl.cases import Checkpoint, TrainedCheckpoint
 from parity.qwen3vl.front import PortFront
 from reference.checkpoint import make_checkpoint
 from reference.errors import ReferenceModelError
 from reference.hub import checkpoint_folder
 from reference.model import ReferenceModel, transformers_major
 from reference.processor import ReferenceProcessor
+from reference.trained import trained_checkpoint
 from reference.weights import RECIPE
 
 _PROCESSOR_FILES = (
@@ -55,8 +56,10 @@ class Workbench:
         self._port: port.Qwen3VL | None = None
         self._processor: ReferenceProcessor | None = None
 
-    def checkpoint(self, spec: SeededCheckpoint) -> Path:
-        """The folder of a seeded checkpoint, made if it is not there yet."""
+    def checkpoint(self, spec: Checkpoint) -> Path:
+        """The folder of a seeded checkpoint, made if it is not there yet, or of the trained one."""
+        if isinstance(spec, TrainedCheckpoint):
+            return trained_checkpoint()
         base = replace(spec, text_tie_flag=None)
         # Another recipe makes other weights: an older version's checkpoints stay beside the new ones.
         shelf = self.folder / f"checkpoints-{RECIPE}"
@@ -81,13 +84,13 @@ class Workbench:
             return folder
         return _with_text_flag(folder, shelf / spec.label, flag=spec.text_tie_flag)
 
-    def for_reference(self, spec: SeededCheckpoint) -> Path:
+    def for_reference(self, spec: Checkpoint) -> Path:
         """The folder from which the installed transformers reads the same model.
 
         transformers 4.57 cannot read the rope_parameters dialect, and follows a tie_word_embeddings in text_config.
         It gets a twin without them: what those cases prove is how the port reads the config.
         """
-        if transformers_major() < 5:
+        if transformers_major() < 5 and not isinstance(spec, TrainedCheckpoint):
             spec = replace(spec, rope_dialect="rope_scaling", text_tie_flag=None)
         return self.checkpoint(spec)
 

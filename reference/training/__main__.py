@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from transformers.utils import logging as hf_logging
 
 from reference.model import ReferenceModel
@@ -20,7 +19,7 @@ from reference.processor import ReferenceProcessor
 from reference.training.evaluate import reference_answers
 from reference.training.export import write_provenance, write_weights
 from reference.training.loop import train
-from reference.training.model import fresh_model, write_small_files
+from reference.training.model import write_small_files
 from reference.training.recipe import Recipe
 from reference.world.exam import by_kind, exam
 
@@ -34,9 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; replaced when all is well")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="one a core; the rows are shared out")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
     hf_logging.set_verbosity_error()
     recipe = replace(Recipe(), seed=options.seed, steps=options.steps)
     start = time.perf_counter()
@@ -44,13 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
     work = Path(tempfile.mkdtemp(prefix=f".{options.out.name}-", dir=options.out.parent))
     try:
         write_small_files(work)
-        processor = ReferenceProcessor.load(work)
-        model = fresh_model(work, seed=recipe.seed)
-        train(model, processor.processor, recipe, _printing(recipe.steps, start))
+        model = train(work, recipe, _printing(recipe.steps, start), processes=options.processes)
         write_weights(model, work)
         trained = time.perf_counter() - start
         items = exam(**EXAM)
-        answers = reference_answers(ReferenceModel.load(work), processor, items)
+        answers = reference_answers(ReferenceModel.load(work), ReferenceProcessor.load(work), items)
         right = [answer == item.question.answer for answer, item in zip(answers, items, strict=True)]
         accuracy, kinds = sum(right) / len(right), by_kind(items, right)
         print(f"trained in {trained:.0f} s; {accuracy:.1%} of {len(items)} answers right")
@@ -61,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
         facts = {
             "recipe": asdict(recipe),
-            "threads": options.threads,
+            "processes": options.processes,
             "seconds": {"training": round(trained), "all": round(time.perf_counter() - start)},
             "exam": {**EXAM, "questions": len(items)},
             "accuracy": round(accuracy, 4),

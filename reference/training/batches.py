@@ -7,7 +7,7 @@ Shape legend
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,21 @@ IGNORED = -100  # torch's ignore_index
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a batch is made of. A row has ``asked`` questions about at most ``most`` objects."""
+    """What a batch is made of: rows with a picture, each with so many questions, and rows with a clip.
+
+    A clip's prompt is longer than a picture's; with fewer questions its rows are as long, and padding is little.
+    """
 
     pictures: int
     clips: int
-    asked: int
-    most: int
+    picture_questions: int
+    clip_questions: int
+
+    def share(self, processes: int) -> Mixture:
+        """The part of one of several processes. Raises ValueError where the rows cannot be shared out evenly."""
+        if self.pictures % processes or self.clips % processes:
+            raise ValueError(f"{self.pictures} pictures and {self.clips} clips cannot be shared by {processes}")
+        return replace(self, pictures=self.pictures // processes, clips=self.clips // processes)
 
 
 def conversation(kind: str, asked: Sequence[Question]) -> list[dict[str, Any]]:
@@ -45,16 +54,17 @@ def conversation(kind: str, asked: Sequence[Question]) -> list[dict[str, Any]]:
 
 def training_batch(processor: Any, rng: np.random.Generator, mixture: Mixture) -> dict[str, Tensor]:
     """One batch of the training side of the split, with ``labels`` (B, S) at the answers."""
-    images, videos, texts, scenes = [], [], [], []
+    images, videos, texts, scenes, asked = [], [], [], [], []
     for row in range(mixture.pictures + mixture.clips):
         clip = row >= mixture.pictures
-        scene = draw_scene(rng, clip=clip, held_out=False, most=mixture.most)
+        scene = draw_scene(rng, clip=clip, held_out=False)
         scenes.append(scene)
         if clip:
             videos.append(draw_clip(scene))
         else:
             images.append(draw_picture(scene))
-        turns = conversation("video" if clip else "image", questions(scene, rng, mixture.asked))
+        asked.append(questions(scene, rng, mixture.clip_questions if clip else mixture.picture_questions))
+        turns = conversation("video" if clip else "image", asked[-1])
         texts.append(processor.apply_chat_template(turns, tokenize=False))
     media: dict[str, Any] = {}
     if images:
@@ -64,39 +74,56 @@ def training_batch(processor: Any, rng: np.random.Generator, mixture: Mixture) -
         media["do_sample_frames"] = False
     batch = processor(text=texts, padding=True, padding_side="right", return_tensors="pt", **media)
     labels = answer_labels(batch["input_ids"], processor.tokenizer)
-    name_what_is_seen(labels, batch, scenes, processor, rng)
-    return {**batch, "labels": labels}
+    answer_early(labels, batch["input_ids"], asked, processor.tokenizer)
+    places, said = what_is_seen(batch, scenes, processor)
+    return {**batch, "labels": labels, "places": places, "said": said}
 
 
-def name_what_is_seen(
-    labels: Tensor, batch: Any, scenes: Sequence[Scene], processor: Any, rng: np.random.Generator
-) -> None:
-    """Put words at picture tokens, in place: after a token that shows a thing comes its colour, shape, row or column.
+def what_is_seen(batch: Any, scenes: Sequence[Scene], processor: Any) -> tuple[Tensor, Tensor]:
+    """Which picture tokens show a thing, and its four words: colour, shape, row, column.
 
-    Of the four one is drawn. It teaches what each part of a picture shows before any question has to find it, and in
-    the words that questions use. Nothing is asked of the background.
+    places (K,) count the merged patches of all pictures and then of all clips; words (K, 4) are token ids.
     """
     words = {
         word: processor.tokenizer.encode(f" {word}")[0]
         for word in (*SHAPES, *COLOURS, "top", "bottom", "left", "right")
     }
     merge = processor.image_processor.merge_size
-    grids = iter(batch["image_grid_thw"].tolist() if "image_grid_thw" in batch else [])
-    video_grids = iter(batch["video_grid_thw"].tolist() if "video_grid_thw" in batch else [])
-    for row, scene in enumerate(scenes):
-        clip = scene.direction is not None
-        pad = processor.video_token_id if clip else processor.image_token_id
-        frames, height, width = next(video_grids if clip else grids)
+    grids = [grid for name in ("image_grid_thw", "video_grid_thw") if name in batch for grid in batch[name].tolist()]
+    places, said, offset = [], [], 0
+    for scene, (frames, height, width) in zip(scenes, grids, strict=True):
         rows, columns = height // merge, width // merge
-        tokens = (batch["input_ids"][row] == pad).nonzero().flatten().view(frames, rows, columns)
         for frame in range(frames):
             for number, thing in enumerate(scene.things):
                 # Halfway between the two frames of a temporal patch.
-                moved = (2 * frame + 0.5) / (CLIP_FRAMES - 1) if clip else 0.0
+                moved = (2 * frame + 0.5) / (CLIP_FRAMES - 1) if scene.direction else 0.0
                 x, y = middle(scene, number, moved)
-                place = int(tokens[frame, int(y * rows), int(x * columns)])
-                said = (thing.colour, thing.shape, "top" if y < 0.5 else "bottom", "left" if x < 0.5 else "right")
-                labels[row, place + 1] = words[said[rng.integers(4)]]
+                places.append(offset + (frame * rows + int(y * rows)) * columns + int(x * columns))
+                where = "top" if y < 0.5 else "bottom", "left" if x < 0.5 else "right"
+                said.append([words[word] for word in (thing.colour, thing.shape, *where)])
+        offset += frames * rows * columns
+    return torch.tensor(places), torch.tensor(said)
+
+
+def answer_early(labels: Tensor, ids: Tensor, asked: Sequence[Sequence[Question]], tokenizer: Any) -> None:
+    """Put the words that matter after the question's last tokens too, in place; of two words, they take turns.
+
+    From the word that is asked about on, until the assistant's turn begins: tokens that no answer follows, so nothing
+    that is generated depends on them. It teaches to look at the picture where the question's word stands, one step,
+    where the answer alone teaches two at once: to find the word, and then what it is about.
+    """
+    start = tokenizer.encode("<|im_start|>assistant\n")
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for row, (values, questions_) in enumerate(zip(ids.tolist(), asked, strict=True)):
+        for (first, _), question in zip(_answers(values, start, end), questions_, strict=True):
+            if not question.key:
+                continue
+            said = [tokenizer.encode(f" {word}")[0] for word in question.key]
+            last = first - len(start)  # <|im_start|>
+            noun = tokenizer.encode(f" {question.about.split()[-1]}")[0] if question.about else end
+            begin = last - values[last::-1].index(noun)
+            for back, place in enumerate(range(last, begin - 1, -1)):
+                labels[row, place + 1] = said[-1 - back % len(said)]
 
 
 def clip_metadata(frames: np.ndarray) -> VideoMetadata:

@@ -1,52 +1,145 @@
-"""The training loop: batches from a seed in a worker of their own, bfloat16 where it is safe."""
+"""The training loop: batches from a seed, one process a core, bfloat16 where it is safe."""
 
 from __future__ import annotations
 
+import multiprocessing
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch import Tensor, distributed, nn
+from transformers import AutoProcessor
+from transformers.utils import logging as hf_logging
 
 from reference.training.batches import training_batch
+from reference.training.model import fresh_model
 from reference.training.recipe import Recipe
 
 # step, loss of its batch
 OnStep = Callable[[int, float], None]
 
 
-class _Batches(IterableDataset[dict[str, Tensor]]):
-    def __init__(self, processor: Any, recipe: Recipe) -> None:
-        self.processor, self.recipe = processor, recipe
+def train(folder: Path, recipe: Recipe, on_step: OnStep, *, processes: int = 2) -> Any:
+    """Train a fresh model of the config in ``folder`` for ``recipe.steps`` steps and return it.
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        torch.set_num_threads(1)
-        rng = np.random.default_rng(self.recipe.seed)
-        for _ in range(self.recipe.steps):
-            yield training_batch(self.processor, rng, self.recipe.mixture)
+    Each process trains on rows of its own with one thread, and the gradients are averaged: small matrices keep two
+    threads waiting for each other. Raises RuntimeError where torch has no Muon (before 2.9) or a process dies.
+    """
+    threads = torch.get_num_threads()
+    try:
+        if processes == 1:
+            return _train(folder, recipe, on_step, _Crew(0, 1))
+        with _followers(folder, recipe, processes) as crew:
+            return _train(folder, recipe, on_step, crew)
+    finally:
+        torch.set_num_threads(threads)
 
 
-def train(model: Any, processor: Any, recipe: Recipe, on_step: OnStep, *, workers: int = 1) -> None:
-    """Train ``model`` in place for ``recipe.steps`` steps. Raises RuntimeError where torch has no Muon (before 2.9)."""
+@dataclass(frozen=True)
+class _Crew:
+    """One of ``size`` processes that train one model."""
+
+    rank: int
+    size: int
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Put each tensor's mean over all processes in its place."""
+        if self.size == 1:
+            return
+        together = torch.cat([tensor.flatten() for tensor in tensors])
+        distributed.all_reduce(together)
+        together /= self.size
+        for tensor, mean in zip(tensors, together.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(mean.view_as(tensor))
+
+
+def _train(folder: Path, recipe: Recipe, on_step: OnStep, crew: _Crew) -> Any:
+    torch.set_num_threads(1)
+    processor, model = AutoProcessor.from_pretrained(folder), fresh_model(folder, seed=recipe.seed)
     # Small pictures, many of them: a fused kernel for each is slower than plain products.
     model.set_attn_implementation("eager")
     optimizers = make_optimizers(model, recipe)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.share) for optimizer in optimizers]
-    loader = DataLoader(
-        _Batches(processor, recipe), batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None
-    )
-    for step, batch in enumerate(loader):
+    mixture = recipe.mixture.share(crew.size)
+    rng = np.random.default_rng([recipe.seed, crew.rank])
+    named = _Named(model)
+    pads = torch.tensor([processor.image_token_id, processor.video_token_id])
+    for step in range(recipe.steps):
+        batch = training_batch(processor, rng, mixture)
+        places, said = batch.pop("places"), batch.pop("said")
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(**batch).loss
-        loss.backward()
+            output = model(**batch)
+            seen = named_loss(named.logits()[places], said)
+            kept = named_loss(output.logits[torch.isin(batch["input_ids"], pads)][places], said)
+        (output.loss + recipe.seen * seen + recipe.kept * kept).backward()
+        crew.average([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
         nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-        on_step(step, loss.item())
+        on_step(step, output.loss.item())
+    return model
+
+
+@contextmanager
+def _followers(folder: Path, recipe: Recipe, processes: int) -> Iterator[_Crew]:
+    """Start all processes but this one, which is the first, and end them."""
+    with tempfile.TemporaryDirectory(prefix="training-") as spool:
+        meeting = (Path(spool) / "meeting").as_uri()
+        spawn = multiprocessing.get_context("spawn")
+        others = [
+            spawn.Process(target=_follow, args=(folder, recipe, meeting, rank, processes), daemon=True)
+            for rank in range(1, processes)
+        ]
+        for other in others:
+            other.start()
+        try:
+            distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=processes)
+            yield _Crew(0, processes)
+            for other in others:
+                other.join()
+        finally:
+            for other in others:
+                other.terminate()
+            if distributed.is_initialized():
+                distributed.destroy_process_group()
+
+
+def _follow(folder: Path, recipe: Recipe, meeting: str, rank: int, processes: int) -> None:
+    hf_logging.set_verbosity_error()  # what there is to say, the first process has said
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
+    _train(folder, recipe, lambda step, loss: None, _Crew(rank, processes))
+    distributed.destroy_process_group()
+
+
+class _Named:
+    """What the vision tower's tokens say by themselves, read by the head as if they were the last layer's."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._tokens: list[Tensor] = []  # (tokens, hidden), of the pictures, then of the clips
+        model.model.visual.merger.register_forward_hook(lambda module, inputs, output: self._tokens.append(output))
+
+    def logits(self) -> Tensor:
+        """(tokens, V) of the last forward: merged patches of all pictures, then of all clips."""
+        tokens = torch.cat(self._tokens)
+        self._tokens.clear()
+        return self._model.lm_head(self._model.model.language_model.norm(tokens))
+
+
+def named_loss(logits: Tensor, said: Tensor) -> Tensor:
+    """logits (K, V), said (K, 4) -> mean cross entropy in nats; each of the four words should have a quarter.
+
+    Asked of the vision tower's tokens, it is the shortest way to what a vision tower learns beside a language model:
+    to speak in the words that questions use. Asked of the last layer, it keeps them there for the question to find.
+    """
+    return -logits.float().log_softmax(dim=-1).gather(1, said).mean()
 
 
 def make_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:

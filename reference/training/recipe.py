@@ -11,7 +11,8 @@ from reference.training.batches import Mixture
 class Recipe:
     """Muon for the matrices of blocks and layers, AdamW for the rest; a warm-up, then level, then down in a line.
 
-    ``level``: share of the steps after which the rates fall.
+    ``level``: share of the steps after which the rates fall. ``seen`` and ``kept``:
+    weights of what picture tokens should say, as they leave the vision tower and the last layer.
     """
 
     seed: int = 0
@@ -23,7 +24,9 @@ class Recipe:
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
-    mixture: Mixture = field(default_factory=lambda: Mixture(pictures=36, clips=12, asked=2, most=3))
+    seen: float = 1.0
+    kept: float = 0.3
+    mixture: Mixture = field(default_factory=lambda: Mixture(36, 12, picture_questions=3, clip_questions=2))
 
     def share(self, step: int) -> float:
         """What share of its rate an optimiser has at a step."""

@@ -15,6 +15,7 @@ import numpy as np
 from reference.world.scenes import COLOURS, CORNERS, DIRECTIONS, SHAPES, Scene
 
 NUMBERS = ("zero", "one", "two", "three")
+KEY_WORDS = frozenset((*SHAPES, *COLOURS, *NUMBERS, *DIRECTIONS, "top", "bottom"))
 KINDS = ("list", "shape", "colour", "count", "where", "direction", "mover")
 PHRASINGS = {
     "list": ("What is there?", "What do you see?"),
@@ -29,11 +30,17 @@ PHRASINGS = {
 
 @dataclass(frozen=True)
 class Question:
-    """One question; ``kind`` is one of KINDS."""
+    """One question; ``kind`` is one of KINDS, ``about`` what its text asks about, empty where that is all there is."""
 
     kind: str
     text: str
     answer: str
+    about: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The one or two words of the answer that matter, for example ("top", "left"); none of a list's many."""
+        return () if self.kind == "list" else tuple(word for word in self.answer.split() if word in KEY_WORDS)
 
 
 def questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
@@ -54,7 +61,7 @@ def questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Questi
 
 def _asked(kind: str, about: str, answer: str, rng: np.random.Generator) -> Question:
     phrasing = PHRASINGS[kind][rng.integers(len(PHRASINGS[kind]))]
-    return Question(kind, phrasing.format(about), answer)
+    return Question(kind, phrasing.format(about), answer, about)
 
 
 def listed(scene: Scene) -> str:

@@ -71,22 +71,22 @@ class Scene:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % _HELD_OUT_SHARE == 0
 
 
-def draw_scene(rng: np.random.Generator, *, clip: bool, held_out: bool, most: int = MOST_OBJECTS) -> Scene:
-    """A random scene of the asked-for side of the split, with at most ``most`` objects."""
+def draw_scene(rng: np.random.Generator, *, clip: bool, held_out: bool) -> Scene:
+    """A random scene of the asked-for side of the split."""
     while True:
-        scene = _clip(rng, most) if clip else _picture(rng, most)
+        scene = _clip(rng) if clip else _picture(rng)
         if scene.held_out == held_out:
             return scene
 
 
-def _picture(rng: np.random.Generator, most: int) -> Scene:
+def _picture(rng: np.random.Generator) -> Scene:
     width, height = PICTURE_SIZES[rng.integers(len(PICTURE_SIZES))]
-    corners = rng.permutation(len(CORNERS))[: rng.integers(1, most + 1)]
+    corners = rng.permutation(len(CORNERS))[: rng.integers(1, MOST_OBJECTS + 1)]
     things = tuple(_thing(rng, CORNERS[corner]) for corner in corners)
     return Scene(width, height, things, int(rng.integers(2**31)))
 
 
-def _clip(rng: np.random.Generator, most: int) -> Scene:
+def _clip(rng: np.random.Generator) -> Scene:
     """The mover goes from one corner to the next; what stands still is on the other side and differs in name."""
     width, height = CLIP_SIZES[rng.integers(len(CLIP_SIZES))]
     direction = tuple(DIRECTIONS)[rng.integers(len(DIRECTIONS))]
@@ -94,7 +94,7 @@ def _clip(rng: np.random.Generator, most: int) -> Scene:
     start = starts[rng.integers(len(starts))]
     mover = _thing(rng, start)
     free = [corner for corner in CORNERS if corner not in (start, goes_to(start, direction))]
-    others = [_thing(rng, corner) for corner in free[: rng.integers(0, min(2, most))]]
+    others = [_thing(rng, corner) for corner in free[: rng.integers(0, 2)]]
     others = [thing for thing in others if thing.name != mover.name]
     return Scene(width, height, (mover, *others), int(rng.integers(2**31)), direction)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_samples import QUICK, Parity, call, picture, video
+from cli_samples import QUICK, Answer, Parity, call, picture, video
 
 from parity.qwen3vl.workbench import make_seeded
 
@@ -50,8 +50,13 @@ def parity() -> Parity:
 
 @pytest.fixture
 def run() -> Parity:
-    """``parity run``, as short as it gets."""
-    return lambda *arguments: call("run", *QUICK, *arguments)
+    """``parity run``, as short as it gets; on the seeded checkpoint unless a model comes first."""
+
+    def run(*arguments: object) -> Answer:
+        named = bool(arguments) and not str(arguments[0]).startswith("--")
+        return call("run", *(() if named else ("seeded",)), *arguments, *QUICK)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +75,9 @@ def traces(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The traces of a run on a small picture; never changed."""
     place = tmp_path_factory.mktemp("traces")
     picture(place / "small.png")
-    answer = call("run", *QUICK, "--image", place / "small.png", "--traces", place / "kept", "--out", place / "report")
+    answer = call(
+        "run", "seeded", *QUICK, "--image", place / "small.png", "--traces", place / "kept", "--out", place / "report"
+    )
     answer.succeeds()
     return place / "kept"
 

@@ -135,8 +135,19 @@ def test_sampling_follows_the_options_and_the_seed(
     assert tokens(copy) != greedy == tokens(copy, "--greedy")
 
 
-def test_a_model_must_be_named(parity: Parity) -> None:
-    parity("chat", "--prompt", "Hi").refuses("MODEL")
+def test_without_a_model_the_trained_one_says_what_it_sees(parity: Parity, work: Path) -> None:
+    parity("scenes", "shown", "--pictures", 3, "--clips", 2).succeeds()
+    questions = json.loads((work / "shown" / "questions.json").read_text(encoding="utf-8"))
+    assert len(questions) == 20
+    right = 0
+    for line in questions:
+        kind = "--video" if line["file"].endswith(".mp4") else "--image"
+        answer = parity("chat", kind, work / "shown" / line["file"], "--prompt", line["question"])
+        assert answer.code == 0, answer.stderr
+        assert SPEED.fullmatch(answer.stderr), answer.stderr
+        assert "cut off" not in answer.stderr
+        right += answer.stdout == line["answer"] + "\n"
+    assert right >= 19, right
 
 
 def test_text_comes_before_the_answer_is_complete(tiny: Path, words: Callable[[Sequence[int]], str]) -> None:

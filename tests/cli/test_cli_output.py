@@ -52,7 +52,9 @@ def test_traces_go_to_a_new_folder_only(run: Parity, work: Path, tmp_path: Path)
 
 def _earlier(folder: Path, picture: Path) -> None:
     """A finished report with more pictures than the next one, and a file of the user's own."""
-    call("run", "--no-timing", "--steps", 0, "--image", picture, "--image", picture, "--out", folder).succeeds()
+    call(
+        "run", "seeded", "--no-timing", "--steps", 0, "--image", picture, "--image", picture, "--out", folder
+    ).succeeds()
     (folder / "notes.txt").write_text("mine", encoding="utf-8")
 
 
@@ -127,7 +129,7 @@ def test_an_interrupt_leaves_nothing(
     before = snapshot(work)
     _interrupt(monkeypatch, moment)
     options = ("--no-timing", "--steps", 0, "--out", work / out, "--traces", work / "traces")
-    parity("run", *small, *options).refuses("interrupted", code=130)
+    parity("run", "seeded", *small, *options).refuses("interrupted", code=130)
     assert snapshot(work) == before
 
 

@@ -61,6 +61,7 @@ def test_json_is_one_document_and_nothing_else(media: Path) -> None:
     command = [
         *COMMAND,
         "run",
+        "seeded",
         *QUICK,
         "--image",
         str(media / "good.png"),
@@ -75,7 +76,7 @@ def test_json_is_one_document_and_nothing_else(media: Path) -> None:
 
 
 def test_a_terminal_gets_a_bar_and_colours(media: Path) -> None:
-    code, shown = _on_terminal("run", *QUICK, "--image", media / "good.png")
+    code, shown = _on_terminal("run", "seeded", *QUICK, "--image", media / "good.png")
     assert code == 0
     assert "floor run (" in shown
     assert re.search(r"\d+/12", shown)
@@ -87,7 +88,7 @@ def test_a_terminal_gets_a_bar_and_colours(media: Path) -> None:
 def test_a_signal_ends_the_run_and_leaves_nothing(number: int, moment: str, work: Path) -> None:
     code, shown = _on_terminal(
         "run",
-        *("--no-timing", "--steps", 200, "--out", "report", "--traces", "traces"),
+        *("seeded", "--no-timing", "--steps", 200, "--out", "report", "--traces", "traces"),
         until=lambda shown: number if moment in shown else None,
     )
     assert code == 128 + number
@@ -140,7 +141,18 @@ def test_comparing_needs_no_torch(traces: Path) -> None:
 def test_a_disk_that_is_full_is_no_defect_of_the_harness(media: Path, work: Path, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    command = [*COMMAND, "run", *QUICK, "--image", str(media / "good.png"), "--traces", "traces", "--out", "report"]
+    command = [
+        *COMMAND,
+        "run",
+        "seeded",
+        *QUICK,
+        "--image",
+        str(media / "good.png"),
+        "--traces",
+        "traces",
+        "--out",
+        "report",
+    ]
     done = subprocess.run(
         command,
         capture_output=True,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_samples import Parity
+from cli_samples import Parity, snapshot
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,30 @@ def test_text_alone(run: Parity) -> None:
     run("--prompt", "How many legs has a spider?").succeeds()
 
 
-def test_without_arguments_a_photo_is_shown_to_a_seeded_checkpoint(parity: Parity, work: Path) -> None:
+def test_without_arguments_the_trained_model_answers_a_question(parity: Parity, work: Path) -> None:
     answer = parity("run", "--no-timing", "--json")
+    answer.succeeds()
+    document = json.loads(answer.stdout)
+    assert document["checkpoint"]["name"] == "the trained model"
+    (row,) = document["case"]["rows"]
+    assert row["images"] == 1
+    (said,) = document["case"]["generated"]
+    # Four decode steps after the first token: the answer's beginning, in words of the small world.
+    assert said["text"].split()[0] in ("a", "at", "it", "there")
+    (folder,) = (work / "parity-reports").iterdir()
+    assert folder.name.endswith("-seeing")
+
+
+def test_the_trained_model_takes_pictures_of_ones_own(parity: Parity, media: Path) -> None:
+    answer = parity("run", "--image", media / "good.png", "--no-timing", "--steps", 1, "--json")
+    answer.succeeds()
+    document = json.loads(answer.stdout)
+    assert document["checkpoint"]["name"] == "the trained model"
+    assert document["case"]["rows"][0]["text"] == "[good.png] Describe this."
+
+
+def test_the_seeded_checkpoint_is_shown_a_photo(parity: Parity, work: Path) -> None:
+    answer = parity("run", "seeded", "--no-timing", "--json")
     answer.succeeds()
     document = json.loads(answer.stdout)
     assert document["checkpoint"]["name"] == "seeded tiny, seed 0"
@@ -62,6 +84,21 @@ def test_files_through_both_processors(parity: Parity, media: Path) -> None:
     parity("processor").refuses("nothing to process")
 
 
+def test_scenes_are_written_with_their_questions(parity: Parity, work: Path) -> None:
+    answer = parity("scenes", "shown", "--pictures", 2, "--clips", 1)
+    answer.succeeds()
+    assert answer.stdout == "shown/questions.json: 12 questions about 2 pictures and 1 clips\n"
+    questions = json.loads((work / "shown" / "questions.json").read_text(encoding="utf-8"))
+    assert {line["file"] for line in questions} == {"0.png", "1.png", "2.mp4"}
+    assert {line["kind"].split()[0] for line in questions} == {"picture", "clip"}
+    assert all(line["question"] and line["answer"] for line in questions)
+    assert all((work / "shown" / line["file"]).stat().st_size > 100 for line in questions)
+    before = snapshot(work)
+    parity("scenes", "shown").refuses("shown exists already")
+    parity("scenes", "other", "--pictures", 0, "--clips", 0).refuses("nothing to write")
+    assert snapshot(work) == before
+
+
 def test_engines_are_asked_side_by_side(parity: Parity, tiny: Path) -> None:
     options = (tiny, "--pictures", 4, "--clips", 2, "--engine", "reference", "--engine", "port")
     answer = parity("sight", *options, "--json")
@@ -74,8 +111,21 @@ def test_engines_are_asked_side_by_side(parity: Parity, tiny: Path) -> None:
     parity("sight", tiny, "--pictures", 1, "--clips", 0, "--engine", "port").succeeds(code=3)
 
 
-def test_pictures_and_videos_of_ones_own(run: Parity, media: Path, tiny: Path) -> None:
-    answer = run(tiny, "--image", media / "good.png", "--video", media / "good.mp4", "--prompt", "What?", "--json")
+def test_pictures_and_videos_of_ones_own(parity: Parity, media: Path, tiny: Path) -> None:
+    answer = parity(
+        "run",
+        tiny,
+        "--no-timing",
+        "--steps",
+        1,
+        "--image",
+        media / "good.png",
+        "--video",
+        media / "good.mp4",
+        "--prompt",
+        "What?",
+        "--json",
+    )
     answer.succeeds()
     document = json.loads(answer.stdout)
     assert document["verdict"]["value"] == "PARITY"
@@ -103,6 +153,7 @@ def test_a_case_of_the_suite(parity: Parity) -> None:
         (("--steps", -1), ("--steps",)),
         (("--batch", 0), ("--batch",)),
         (("--chunk", 0), ("--chunk",)),
+        (("--seed", 3), ("--seed", "parity run seeded --seed 3")),
         (("--wrong",), ("--wrong",)),
     ],
 )
@@ -126,7 +177,7 @@ def test_names_that_look_like_markup_are_printed_as_they_are(run: Parity, media:
 
 
 def test_timing(parity: Parity, media: Path) -> None:
-    answer = parity("run", "--steps", 1, "--image", media / "good.png")
+    answer = parity("run", "seeded", "--steps", 1, "--image", media / "good.png")
     answer.succeeds()
     assert "timing (median)" in answer.stdout
 

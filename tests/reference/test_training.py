@@ -14,15 +14,23 @@ from transformers import AutoProcessor
 
 from reference.model import ReferenceModel
 from reference.processor import ReferenceProcessor
-from reference.training.batches import IGNORED, Mixture, answer_labels, training_batch
+from reference.training.batches import (
+    IGNORED,
+    Mixture,
+    answer_early,
+    answer_labels,
+    conversation,
+    training_batch,
+)
 from reference.training.evaluate import medium, reference_answers
 from reference.training.export import write_provenance, write_weights
 from reference.training.loop import make_optimizers, train
 from reference.training.model import fresh_model, write_small_files
 from reference.training.recipe import Recipe
 from reference.world.exam import exam
+from reference.world.questions import KEY_WORDS, Question
 
-TINY = Mixture(pictures=3, clips=1, asked=2, most=3)
+TINY = Mixture(pictures=3, clips=1, picture_questions=2, clip_questions=2)
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +50,64 @@ def test_every_word_is_one_token(processor: Any) -> None:
         assert len(processor.tokenizer.encode(f" {word}")) == 1, word
 
 
-def test_labels_are_the_answers_and_what_picture_tokens_show(processor: Any) -> None:
+def test_labels_are_the_answers_and_the_words_that_matter_before_them(processor: Any) -> None:
     batch = training_batch(processor, np.random.default_rng(0), TINY)
     labels, ids = batch["labels"], batch["input_ids"]
     answers = answer_labels(ids, processor.tokenizer)
     assert torch.equal(labels[answers != IGNORED], ids[answers != IGNORED])
-    extra = (labels != IGNORED) & (answers == IGNORED)
-    after_picture = torch.isin(ids, torch.tensor([processor.image_token_id, processor.video_token_id])).roll(1, 1)
-    assert int(extra.sum()) >= 4
-    assert bool(after_picture[extra].all())
     said = processor.tokenizer.decode(ids[0][answers[0] != IGNORED].tolist())
     assert said.count("<|im_end|>") == 2
+    early = (labels != IGNORED) & (answers == IGNORED)
+    assert int(early.sum()) >= 4 * 4
+    words = set(processor.tokenizer.decode(labels[early].tolist()).split())
+    assert words <= KEY_WORDS
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            Question("colour", "What colour is the cross?", "it is red", "cross"),
+            {" cross": " red", "?": " red", "<|im_end|>": " red", "\n": " red", "<|im_start|>": " red"},
+        ),
+        (
+            Question("where", "Where is the red cross?", "at the top left", "red cross"),
+            {" cross": " left", "?": " top", "<|im_end|>": " left", "\n": " top", "<|im_start|>": " left"},
+        ),
+        (Question("list", "What is there?", "a red cross top left", ""), {}),
+    ],
+)
+def test_nothing_that_is_generated_depends_on_what_is_said_early(
+    asked: Question, said: dict[str, str], processor: Any
+) -> None:
+    tokenizer = processor.tokenizer
+    turns = conversation("image", [asked])
+    turns[0]["content"] = turns[0]["content"][1:]
+    ids = torch.tensor([tokenizer.encode(processor.apply_chat_template(turns, tokenize=False))])
+    labels = torch.full_like(ids, IGNORED)
+    answer_early(labels, ids, [[asked]], tokenizer)
+    found = {
+        tokenizer.decode([before]): tokenizer.decode([label])
+        for before, label in zip(ids[0, :-1].tolist(), labels[0, 1:].tolist(), strict=True)
+        if label != IGNORED
+    }
+    assert found == said
+    answers = answer_labels(ids, tokenizer)
+    assert not bool(((answers != IGNORED) & (labels != IGNORED)).any())
+
+
+def test_picture_tokens_are_named_by_what_they_show(processor: Any) -> None:
+    """Read back from the pixels: the patches of each place hold the colour that is said of it."""
+    batch = training_batch(processor, np.random.default_rng(3), Mixture(8, 4, 1, 1))
+    patches = torch.cat([batch["pixel_values"], batch["pixel_values_videos"]])
+    tokens = patches.view(-1, 4, 3, 2, 16, 16).mean(dim=3)  # (merged, patches, channels, H, W)
+    brightest = tokens.permute(0, 2, 1, 3, 4).flatten(2).amax(dim=2)  # (merged, channels)
+    loud = {" red": [1, 0, 0], " green": [0, 1, 0], " blue": [0, 0, 1], " yellow": [1, 1, 0]}
+    assert len(batch["places"]) == len(batch["said"]) >= 12
+    for place, words in zip(batch["places"].tolist(), batch["said"].tolist(), strict=True):
+        colour = processor.tokenizer.decode(words[:1])
+        shown = (brightest[place] > 0.2).int().tolist()
+        assert shown == loud[colour], (place, colour, brightest[place])
 
 
 def test_batches_are_the_same_for_the_same_seed(processor: Any) -> None:
@@ -77,12 +132,12 @@ def test_every_parameter_has_one_optimizer(folder: Path) -> None:
     assert sorted(owned) == sorted(id(p) for p in model.parameters())
 
 
-def test_a_short_run_learns_and_is_exported_as_a_checkpoint(folder: Path, processor: Any, tmp_path: Path) -> None:
+def test_a_short_run_learns_and_is_exported_as_a_checkpoint(folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     recipe = replace(Recipe(), steps=14, warmup=3, mixture=TINY)
-    model, losses = fresh_model(tmp_path, seed=0), []
-    train(model, processor, recipe, lambda _step, loss: losses.append(loss), workers=0)
+    losses: list[float] = []
+    model = train(tmp_path, recipe, lambda _step, loss: losses.append(loss), processes=1)
     assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:3])
     write_weights(model, tmp_path)
     write_provenance(tmp_path, {"accuracy": 0.0})
@@ -91,6 +146,17 @@ def test_a_short_run_learns_and_is_exported_as_a_checkpoint(folder: Path, proces
         assert torch.equal(tensor, model.state_dict()[name].bfloat16().float()), name
     answers = reference_answers(loaded, ReferenceProcessor.load(tmp_path), exam(pictures=1, clips=1, seed=0))
     assert len(answers) == 8
+
+
+def test_processes_share_rows_and_agree_on_every_weight(folder: Path) -> None:
+    """Two processes with a row each are one process with both, but for the order of sums."""
+    recipe = replace(Recipe(), steps=2, warmup=1, mixture=Mixture(2, 2, 1, 1))
+    first, second = (train(folder, recipe, lambda _step, _loss: None, processes=2).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    fresh = fresh_model(folder, seed=0).state_dict()
+    assert any(not torch.equal(first[name], fresh[name]) for name in first)
+    with pytest.raises(ValueError, match="3 pictures and 1 clips cannot be shared by 2"):
+        TINY.share(2)
 
 
 def test_weights_of_another_shape_are_not_exported(folder: Path, tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ _FROM_SUITE = (
     "batch-3",
     "batch-3-tied",
     "batch-3-chunked",
+    "seeing-batch",
 )
 
 

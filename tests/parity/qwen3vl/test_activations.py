@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from parity.cli.main import main
 from parity.qwen3vl.activations import Activations, measure_activations
-from parity.qwen3vl.cases import TINY
+from parity.qwen3vl.cases import TINY, TRAINED, scene_row
 from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
 from parity.qwen3vl.media import Clip, Noise
 from parity.qwen3vl.workbench import Workbench, read_config
@@ -63,10 +63,25 @@ def test_text_alone_has_no_vision(bench: Workbench) -> None:
     assert (found.vision_attention, found.vision_peak, found.vision_outlier) == (None, None, None)
 
 
+def test_trained_activations_are_not_seeded_ones(bench: Workbench) -> None:
+    rows, found = tuple(scene_row(number) for number in range(4)), {}
+    for checkpoint in (TINY, TRAINED):
+        folder = bench.checkpoint(checkpoint)
+        inputs = prepare_inputs("a", rows, processor=bench.processor(folder, "float32"), config=read_config(folder))
+        found[checkpoint.label] = measure_activations(bench.port(folder, "float32"), inputs)
+    seeded, trained = found[TINY.label], found[TRAINED.label]
+    assert trained.answer_top1 > 0.95 > 0.5 > seeded.answer_top1
+    assert trained.logits_entropy < 0.5 * seeded.logits_entropy
+    assert trained.vision_attention is not None
+    assert seeded.vision_attention is not None
+    assert trained.vision_attention < 0.5 * seeded.vision_attention
+    assert trained.text_attention < seeded.text_attention
+
+
 def test_the_command_prints_one_object_a_checkpoint(bench: Workbench) -> None:
     folder = bench.checkpoint(TINY)
     done = CliRunner().invoke(main, ["activations", str(folder), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)
-    assert list(found) == ["seeded", str(folder)]
+    assert list(found) == ["seeded", "trained", str(folder)]
     assert set(found["seeded"]) == set(asdict(Activations(*[0.0] * 9)))

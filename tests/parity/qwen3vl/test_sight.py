@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 from parity.cli.sight import sight_document
-from parity.qwen3vl.cases import TINY
+from parity.qwen3vl.cases import TINY, TRAINED
 from parity.qwen3vl.sight import Answers, Exam, ask_port, ask_reference, conversation
 from parity.qwen3vl.workbench import Workbench
 from port import GenerationConfig
 from reference.processor import PicturePath, VideoPath
+from reference.world.drawing import draw_clip
 from reference.world.exam import exam
 from reference.world.scenes import draw_scene
 
@@ -70,6 +72,22 @@ def test_questions_come_with_files_and_the_same_seed_gives_the_same_exam() -> No
     assert not folder.exists()
 
 
+def test_clips_as_gif_have_the_same_frames_in_fewer_colours() -> None:
+    with Exam(ITEMS, "gif") as asked:
+        place = next(place for place, file in enumerate(asked.files) if isinstance(file, VideoPath))
+        with Image.open(asked.files[place].path) as gif:
+            shown = []
+            for number in range(gif.n_frames):
+                gif.seek(number)
+                shown.append(np.asarray(gif.convert("RGB"), dtype=float))
+            assert gif.info["duration"] == 500
+        drawn = draw_clip(ITEMS[place].scene).astype(float)
+    assert len(shown) == len(drawn) == 4
+    # Tall noise in dark colours loses most; what moves is still where it was.
+    assert all(np.abs(left - right).mean() < 6 for left, right in zip(shown, drawn, strict=True))
+    assert np.abs(shown[0] - drawn[3]).mean() > np.abs(shown[0] - drawn[0]).mean() + 3
+
+
 def test_no_item_was_in_training() -> None:
     trained = draw_scene(np.random.default_rng(0), clip=False, held_out=False)
     assert not trained.held_out
@@ -87,3 +105,11 @@ def test_the_port_answers_as_the_reference_from_the_files_on(bench: Workbench) -
     assert first.answers == second.answers
     # Seeded weights see nothing, and that is said.
     assert sight_document(ITEMS, [first, second])["verdict"] == "DIVERGED"
+
+
+def test_the_trained_model_sees_through_the_port_from_the_files_on(bench: Workbench) -> None:
+    folder = bench.checkpoint(TRAINED)
+    config = GenerationConfig.from_folder(folder)
+    with Exam(ITEMS) as asked:
+        found = ask_port(asked, bench.port(folder, "float32"), bench.port_front(folder).processor, config)
+    assert found.summary(ITEMS)["accuracy"] >= 0.9, found.answers

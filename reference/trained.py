@@ -1,0 +1,16 @@
+"""The trained model that ships with the package: a Qwen3-VL that answers questions about the small world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reference.errors import ReferenceModelError
+
+_FOLDER = Path(__file__).parent / "data" / "seer"
+
+
+def trained_checkpoint() -> Path:
+    """Its folder, which ``nox -s train`` makes; ``training.json`` says how. Raises ReferenceModelError if absent."""
+    if not (_FOLDER / "config.json").is_file():
+        raise ReferenceModelError(f"the trained model is not in {_FOLDER}; install the package again, or name a model")
+    return _FOLDER
