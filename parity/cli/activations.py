@@ -28,6 +28,8 @@ _TITLES = {
     "vision_attention": "vision attention: entropy (1: even)",
     "vision_peak": "vision attention: largest weight (x even)",
     "vision_outlier": "vision stream: largest channel (x rms)",
+    "text_stream": "text stream: rms after the last layer",
+    "vision_stream": "vision stream: rms after the last block",
 }
 
 

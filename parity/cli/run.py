@@ -124,7 +124,7 @@ def run(options: RunOptions) -> int:
             floor_runs=yardstick.runs,
             maps=maps,
             performance=performance,
-            blind_to=blind_to(case, inputs, options.dtype),
+            blind_to=blind_to(case, inputs, yardstick.trace, options.dtype),
         )
         write_run(document, maps, report)
     with view.printing() as console:

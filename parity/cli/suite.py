@@ -139,7 +139,7 @@ def _write_case(run: CaseRun, bench: Workbench, surroundings: dict[str, Any], fo
         floor_runs=floor_runs,
         maps=maps,
         performance=None,
-        blind_to=blind_to(case, inputs, subject.dtype),
+        blind_to=blind_to(case, inputs, yardstick.trace if yardstick else None, subject.dtype),
     )
     write_run(document, maps, folder)
 

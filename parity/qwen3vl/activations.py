@@ -31,6 +31,7 @@ class Activations:
     ``text_attention``, ``vision_attention``: mean entropy of an attention row over that of an even one (1: even).
     ``text_peak``, ``vision_peak``: mean largest weight of an attention row, over what an even row would give it.
     ``text_outlier``, ``vision_outlier``: largest number of the residual stream over its root mean square.
+    ``text_stream``, ``vision_stream``: root mean square of the residual stream after the last layer or block.
     """
 
     logits_entropy: float
@@ -42,6 +43,8 @@ class Activations:
     vision_attention: float | None
     vision_peak: float | None
     vision_outlier: float | None
+    text_stream: float
+    vision_stream: float | None
 
 
 def measure_activations(model: Qwen3VL, inputs: CaseInputs) -> Activations:
@@ -60,6 +63,7 @@ class _Listener:
     queries: Tensor | None = None
     visible: Tensor | None = None
     boundaries: list[int] = field(default_factory=list)
+    last: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, name: str, tensor: Tensor) -> None:
         tensor = tensor.detach()
@@ -81,6 +85,7 @@ class _Listener:
             rows = tensor.float()[self.mask] if tower == "text" else tensor.float()  # (rows, C)
             loudest = rows.abs().amax(dim=1) / rows.square().mean(dim=1).sqrt()
             self._add(f"{tower}_outlier", loudest.max())
+            self.last[tower] = float(rows.square().mean().sqrt())
 
     def figures(self) -> Activations:
         mean = {name: statistics.fmean(values) for name, values in self.found.items()}
@@ -95,6 +100,8 @@ class _Listener:
             vision_attention=mean.get("vision_attention"),
             vision_peak=mean.get("vision_peak"),
             vision_outlier=largest.get("vision_outlier"),
+            text_stream=self.last["text"],
+            vision_stream=self.last.get("vision"),
         )
 
     def _add(self, name: str, value: Tensor) -> None:

@@ -212,21 +212,27 @@ def prepare(trial: Trial, bench: Workbench, *, dtype: str) -> Prepared:
     folder = bench.checkpoint(case.checkpoint)
     if case.check == "weights":
         ready = Prepared(
-            trial, folder, dtype, bench.reference(folder, "float32"), traits(trial, None), bench.port(folder, "float32")
+            trial,
+            folder,
+            dtype,
+            bench.reference(folder, "float32"),
+            traits(trial, None, None),
+            bench.port(folder, "float32"),
         )
         check_sound(trial, check_weights(folder, case.checkpoint.dtype, ready.reference))
         return ready
     reference = bench.reference(bench.for_reference(case.checkpoint), dtype)
     inputs = _inputs(case, bench, folder, dtype)
+    yardstick = measure_yardstick(inputs, reference, progress=lambda _what: None)
     ready = Prepared(
         trial,
         folder,
         dtype,
         reference,
-        traits(trial, inputs),
+        traits(trial, inputs, yardstick.trace),
         load_model(folder, dtype=DTYPES[dtype]),
         inputs,
-        measure_yardstick(inputs, reference, progress=lambda _what: None),
+        yardstick,
         [_inputs(other, bench, folder, dtype).tensors for other in trial.before],
         [_inputs(other, bench, folder, dtype).tensors for other in trial.between],
     )

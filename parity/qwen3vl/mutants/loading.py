@@ -211,6 +211,7 @@ MUTANTS = [
         "weights make a detour through bfloat16",
         "text.embed_tokens",
         lambda: _read_changed(_in_bfloat16),
+        frozenset({"forward", "weights finer than bfloat16"}),
         dtypes=(FLOAT32,),
         invisible="bfloat16: they are bfloat16 there",
     ),

@@ -253,6 +253,7 @@ MUTANTS = [
         "embedding-in-bf16",
         "token embeddings are rounded to bfloat16 in every model",
         lambda: altered("text.embed_tokens", lambda x: rounded(x, torch.bfloat16)),
+        frozenset({"forward", "weights finer than bfloat16"}),
         dtypes=(FLOAT32,),
         invisible="bfloat16: they are bfloat16 there",
     ),

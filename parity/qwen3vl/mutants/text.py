@@ -22,7 +22,7 @@ from port.layers import RMSNorm, apply_rotary, rotate_half
 from port.model import Qwen3VL
 from port.text import DecoderLayer, TextAttention, TextMLP, TextModel
 
-FORWARD = frozenset({"forward"})
+FORWARD, FAINT_STREAM = frozenset({"forward"}), frozenset({"forward", "faint stream"})
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, _attn: TextAttention) -> Tensor:
@@ -393,6 +393,7 @@ MUTANTS = [
         "eps 1e-5 in the second norm",
         "{}.post_attention_norm",
         Layer(second_norm=lambda layer, x, before: _rms_with(layer.post_attention_layernorm, x, eps=1e-5)).planted,
+        FAINT_STREAM,
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the norm itself",
     ),
@@ -446,6 +447,7 @@ MUTANTS = [
         "eps 1e-5 in the final norm",
         "text.norm",
         lambda: _final_norm(lambda norm, x: _rms_with(norm, x, eps=1e-5)),
+        FAINT_STREAM,
         step="*",
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the norm itself",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from parity.core.trace import PADDING, SeamKey, Trace
 from parity.qwen3vl.cases import LANDSCAPE, ODD, PORTRAIT, SMALL, TINY, Case, Row, SeededCheckpoint, standard_suite
 from parity.qwen3vl.front import Front
 from parity.qwen3vl.inputs import CaseInputs
@@ -14,9 +17,12 @@ from parity.qwen3vl.media import FORMATS, Clip, Encoded, Noise, Photo, VideoFile
 from port.mrope import mrope_positions
 from reference.processor import PicturePath, VideoPath
 
+# Mean square of a row up to which an eps of 1e-5 for 1e-6 moves its norm by more than float32's rounding, twofold.
+FAINT = 16.0
 # More tokens than bfloat16 counts exactly (256).
 LONG_TEXT = "word " * 150
-# What catches every mistake in as few forwards as possible; ``parity mutants`` proves it anew each time.
+# What catches every mistake in as few forwards as possible, which ``parity mutants`` proves anew each time; and the
+# trained model, whose activations are not those of weights from a seed.
 DEFAULT = (
     "batch-3-chunked",
     "long-right",
@@ -25,6 +31,7 @@ DEFAULT = (
     "conv3d-odd",
     "processor",
     "processor-odd",
+    "seeing-batch",
 )
 
 
@@ -43,10 +50,13 @@ class Trial:
         return self.case.name
 
 
-def traits(trial: Trial, inputs: CaseInputs | None) -> frozenset[str]:
-    """What there is in a trial that a mistake may need to show; ``inputs`` is None for a check of weights."""
+def traits(trial: Trial, inputs: CaseInputs | None, trace: Trace | None) -> frozenset[str]:
+    """What there is in a trial that a mistake may need to show.
+
+    ``trace`` is the yardstick's; both are None for a check of weights, which has neither.
+    """
     checkpoint = trial.case.checkpoint
-    if inputs is None:
+    if inputs is None or trace is None:
         return frozenset({"weights"})
     tensors, vision, text = inputs.tensors, inputs.config["vision_config"], inputs.config["text_config"]
     side = round(vision["num_position_embeddings"] ** 0.5)
@@ -87,8 +97,25 @@ def traits(trial: Trial, inputs: CaseInputs | None) -> frozenset[str]:
         "several taps": len(vision["deepstack_visual_indexes"]) > 1,
         "grouped heads": text["num_key_value_heads"] < text["num_attention_heads"],
         "five layers": text["num_hidden_layers"] == 5,
+        "weights finer than bfloat16": _stored_as(inputs.config) != "bfloat16",
+        "faint stream": _faintest(trace, text["num_hidden_layers"] - 1) < FAINT,
     }
     return frozenset(name for name, there in found.items() if there)
+
+
+def _stored_as(config: Mapping[str, Any]) -> str | None:
+    """The weights' dtype as config.json has it, in any of the places where releases of transformers put it."""
+    sections = (config, config["text_config"])
+    return next((part[name] for part in sections for name in ("dtype", "torch_dtype") if part.get(name)), None)
+
+
+def _faintest(trace: Trace, layer: int) -> float:
+    """The smallest mean square of a prompt token in the text stream after a layer."""
+    key = SeamKey(f"text.layers.{layer}.out", 0)
+    rows = trace.entries()[key].rows
+    stream = trace.read(key).astype(np.float64)  # (B, S, C)
+    real = trace.labels(rows) != PADDING if rows is not None else np.ones(stream.shape[:2], dtype=bool)
+    return float(np.square(stream).mean(axis=-1)[real].min())
 
 
 def front_traits(trial: Trial, front: Front) -> frozenset[str]:

@@ -52,6 +52,12 @@ def test_loud_channels_are_told(bench: Workbench, inputs: CaseInputs) -> None:
     after = measure_activations(model, inputs)
     assert after.text_outlier > 0.99 * 64**0.5 > before.text_outlier
     assert after.vision_outlier == before.vision_outlier
+    # One channel of 64 at about 1000, but not at picture tokens.
+    ids = inputs.tensors["input_ids"][inputs.tensors["attention_mask"].bool()]
+    words = (ids != model.config.image_token_id) & (ids != model.config.video_token_id)
+    share = float(words.float().mean())
+    assert after.text_stream == pytest.approx(1000 * (share / 64) ** 0.5, rel=0.02)
+    assert after.vision_stream == before.vision_stream
 
 
 def test_text_alone_has_no_vision(bench: Workbench) -> None:
@@ -61,6 +67,7 @@ def test_text_alone_has_no_vision(bench: Workbench) -> None:
     )
     found = measure_activations(bench.port(folder, "float32"), inputs)
     assert (found.vision_attention, found.vision_peak, found.vision_outlier) == (None, None, None)
+    assert found.vision_stream is None
 
 
 def test_trained_activations_are_not_seeded_ones(bench: Workbench) -> None:
@@ -76,6 +83,7 @@ def test_trained_activations_are_not_seeded_ones(bench: Workbench) -> None:
     assert seeded.vision_attention is not None
     assert trained.vision_attention < 0.5 * seeded.vision_attention
     assert trained.text_attention < seeded.text_attention
+    assert trained.text_stream > 4 * seeded.text_stream
 
 
 def test_the_command_prints_one_object_a_checkpoint(bench: Workbench) -> None:
@@ -84,4 +92,4 @@ def test_the_command_prints_one_object_a_checkpoint(bench: Workbench) -> None:
     assert done.exit_code == 0, done.output
     found = json.loads(done.output)
     assert list(found) == ["seeded", "trained", str(folder)]
-    assert set(found["seeded"]) == set(asdict(Activations(*[0.0] * 9)))
+    assert set(found["seeded"]) == set(asdict(Activations(*[0.0] * 11)))

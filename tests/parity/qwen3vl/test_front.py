@@ -23,6 +23,7 @@ from parity.qwen3vl.media import FORMATS, Clip, Encoded, Noise, Photo, PictureFi
 from parity.qwen3vl.processor_seams import expected_processor_seams, processor_specs
 from parity.qwen3vl.store import TraceStore
 from parity.qwen3vl.workbench import Workbench, read_config
+from parity.qwen3vl.yardstick import measure_yardstick
 from reference.processor import PicturePath, VideoPath
 
 ROWS: tuple[Row, ...] = (
@@ -211,7 +212,8 @@ def test_the_report_says_which_mistakes_of_a_processor_it_cannot_see(bench: Work
         "plain", (("Hi ", Noise(64, 96)),), processor=bench.processor(folder, "float32"), config=read_config(folder)
     )
     case = standard_suite()[0]
-    blind = {item["id"]: item["why"] for item in blind_to(case, inputs, "bfloat16")}
+    yardstick = measure_yardstick(inputs, bench.reference(folder, "bfloat16"), progress=lambda _what: None)
+    blind = {item["id"]: item["why"] for item in blind_to(case, inputs, yardstick.trace, "bfloat16")}
     assert "resized" in blind["bilinear-instead-of-bicubic"]
     assert "video" in blind["timestamp-half-a-frame"]
     assert "patches-raster-order" not in blind

@@ -334,6 +334,21 @@ def test_a_port_that_fails_without_a_mutant_is_no_place_to_try_one(bench: Any) -
         prepare(trials()["text"], bench, dtype="float32")
 
 
+def test_a_trained_stream_hides_what_a_faint_one_shows(bench: Any) -> None:
+    """Measured, not declared: eps is nothing beside a loud row, and bfloat16 weights have no more bits to lose."""
+    names = ("final-norm-eps", "text-second-norm-eps", "weights-in-bf16", "embedding-in-bf16")
+    trained = prepare(trials()["seeing-batch"], bench, dtype="float32")
+    assert not {"faint stream", "weights finer than bfloat16"} & trained.traits
+    for name in names:
+        outcome = try_mutant(BY_ID[name], trained)
+        assert (outcome.expected, outcome.caught, outcome.is_noise) == (False, False, True), name
+    assert try_mutant(BY_ID["merger-gelu-tanh"], trained).state == "at seam"
+    seeded = prepare(trials()["tied-text-says-no"], bench, dtype="float32")
+    assert {"faint stream", "weights finer than bfloat16"} <= seeded.traits
+    for name in names:
+        assert try_mutant(BY_ID[name], seeded).state == "at seam", name
+
+
 def test_the_port_is_sound_after_many_mutants(trial: Prepared) -> None:
     for name in REPRESENTATIVE[::4]:
         assert try_mutant(BY_ID[name], trial).caught
