@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
+import reference.training.loop as loop
 from reference.model import ReferenceModel
 from reference.processor import ReferenceProcessor
 from reference.training.batches import (
@@ -148,15 +149,28 @@ def test_a_short_run_learns_and_is_exported_as_a_checkpoint(folder: Path, tmp_pa
     assert len(answers) == 8
 
 
-def test_processes_share_rows_and_agree_on_every_weight(folder: Path) -> None:
-    """Two processes with a row each are one process with both, but for the order of sums."""
+def test_processes_train_one_model_on_rows_of_their_own(folder: Path) -> None:
     recipe = replace(Recipe(), steps=2, warmup=1, mixture=Mixture(2, 2, 1, 1))
-    first, second = (train(folder, recipe, lambda _step, _loss: None, processes=2).state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    fresh = fresh_model(folder, seed=0).state_dict()
-    assert any(not torch.equal(first[name], fresh[name]) for name in first)
+
+    def trained(recipe: Recipe, processes: int) -> dict[str, torch.Tensor]:
+        return train(folder, recipe, lambda _step, _loss: None, processes=processes).state_dict()
+
+    together = trained(recipe, 2)
+    assert all(torch.equal(together[name], tensor) for name, tensor in trained(recipe, 2).items())
+    # What the first process would be without the other one's gradients.
+    alone = trained(replace(recipe, mixture=recipe.mixture.share(2)), 1)
+    assert any(not torch.equal(together[name], tensor) for name, tensor in alone.items())
     with pytest.raises(ValueError, match="3 pictures and 1 clips cannot be shared by 2"):
         TINY.share(2)
+
+
+def test_gradients_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over processes that all have the same ones, the mean is what each has."""
+    gradients = [torch.arange(6.0).view(2, 3), torch.tensor([7.0])]
+    wanted = [tensor.clone() for tensor in gradients]
+    monkeypatch.setattr(loop.distributed, "all_reduce", lambda tensor: tensor.mul_(3))
+    loop._Crew(0, 3).average(gradients)
+    assert all(torch.equal(*pair) for pair in zip(gradients, wanted, strict=True))
 
 
 def test_weights_of_another_shape_are_not_exported(folder: Path, tmp_path: Path) -> None:
