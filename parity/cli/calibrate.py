@@ -20,8 +20,7 @@ from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE
 from parity.environment import environment
 from parity.qwen3vl.calibration import Need, needs
 from parity.qwen3vl.cases import Case, SeededCheckpoint, standard_suite
-from parity.qwen3vl.inputs import prepare_inputs
-from parity.qwen3vl.workbench import Workbench, read_config
+from parity.qwen3vl.workbench import Workbench
 from parity.qwen3vl.yardstick import measure_yardstick
 from reports.atomic import write_text
 
@@ -82,14 +81,7 @@ def _measure(cases: Sequence[Case], dtype: str, seeds: int) -> list[Need]:
                 elif seed:
                     continue  # there is but one
                 folder = bench.checkpoint(spec)
-                inputs = prepare_inputs(
-                    case.name,
-                    case.rows,
-                    processor=bench.processor(folder, dtype),
-                    config=read_config(folder),
-                    padding_side=case.padding_side,
-                    decode_steps=case.decode_steps,
-                )
+                inputs = bench.inputs(replace(case, chunk=None), folder, dtype)
                 model, port = bench.reference(folder, dtype), bench.port(folder, dtype)
                 yardstick = measure_yardstick(inputs, model, progress=_silent)
                 found += needs(inputs, yardstick, model=model, port=port, gate=DEFAULT_GATE, progress=_silent)

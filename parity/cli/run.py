@@ -33,7 +33,7 @@ from parity.qwen3vl.cases import (
 from parity.qwen3vl.document import Side, generated_json, run_document
 from parity.qwen3vl.engines import Engine, PortEngine, ReferenceEngine
 from parity.qwen3vl.heatmaps import heat_maps
-from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
+from parity.qwen3vl.inputs import CaseInputs
 from parity.qwen3vl.media import PictureFile, Source, VideoFile, is_picture
 from parity.qwen3vl.perf import measure
 from parity.qwen3vl.run import RunResult, run_subject
@@ -98,16 +98,7 @@ def run(options: RunOptions) -> int:
         processor = bench.processor(checkpoint, options.dtype)
         front_end = bench.port_front(checkpoint)
         step("pictures and prompt")
-        inputs = prepare_inputs(
-            case.name,
-            case.rows,
-            processor=processor,
-            config=config,
-            padding_side=case.padding_side,
-            decode_steps=case.decode_steps,
-            chunk=case.chunk,
-            store=store,
-        )
+        inputs = bench.inputs(case, checkpoint, options.dtype, store=store)
         with _reference_runs(checkpoint):
             yardstick = measure_yardstick(inputs, model, progress=step, store=store)
         result = run_subject(inputs, subject, yardstick, front_end=front_end, progress=step, store=store)

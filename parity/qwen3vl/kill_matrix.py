@@ -23,17 +23,16 @@ from parity.core.errors import ParityError
 from parity.core.gates import DEFAULT_GATE, FloatGate
 from parity.core.trace import SeamKey
 from parity.core.verdict import judge
-from parity.qwen3vl.cases import Case
 from parity.qwen3vl.engines import PortEngine, Session, TensorMap, run_steps
 from parity.qwen3vl.front_matrix import prepare_front, try_front
-from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
+from parity.qwen3vl.inputs import CaseInputs
 from parity.qwen3vl.mutants.base import LOADING, Mutant
 from parity.qwen3vl.mutants.trials import Trial, traits
 from parity.qwen3vl.outcomes import Outcome, State, check_sound, located, worst_ratio
 from parity.qwen3vl.recorder import Recorder
 from parity.qwen3vl.run import RunResult, run_subject
 from parity.qwen3vl.weights_check import check_weights
-from parity.qwen3vl.workbench import DTYPES, Workbench, read_config
+from parity.qwen3vl.workbench import DTYPES, Workbench
 from parity.qwen3vl.yardstick import Yardstick, measure_yardstick
 from port import PortError, Qwen3VL, listening, load_model
 from reference.model import ReferenceModel
@@ -222,7 +221,7 @@ def prepare(trial: Trial, bench: Workbench, *, dtype: str) -> Prepared:
         check_sound(trial, check_weights(folder, case.checkpoint.dtype, ready.reference))
         return ready
     reference = bench.reference(bench.for_reference(case.checkpoint), dtype)
-    inputs = _inputs(case, bench, folder, dtype)
+    inputs = bench.inputs(case, folder, dtype)
     yardstick = measure_yardstick(inputs, reference, progress=lambda _what: None)
     ready = Prepared(
         trial,
@@ -233,23 +232,11 @@ def prepare(trial: Trial, bench: Workbench, *, dtype: str) -> Prepared:
         load_model(folder, dtype=DTYPES[dtype]),
         inputs,
         yardstick,
-        [_inputs(other, bench, folder, dtype).tensors for other in trial.before],
-        [_inputs(other, bench, folder, dtype).tensors for other in trial.between],
+        [bench.inputs(other, folder, dtype).tensors for other in trial.before],
+        [bench.inputs(other, folder, dtype).tensors for other in trial.between],
     )
     ready.sound = _sound_readings(ready)
     return ready
-
-
-def _inputs(case: Case, bench: Workbench, folder: Path, dtype: str) -> CaseInputs:
-    return prepare_inputs(
-        case.name,
-        case.rows,
-        processor=bench.processor(folder, dtype),
-        config=read_config(folder),
-        padding_side=case.padding_side,
-        decode_steps=case.decode_steps,
-        chunk=case.chunk,
-    )
 
 
 def _sound_readings(ready: Prepared) -> dict[SeamKey, SoundReading]:

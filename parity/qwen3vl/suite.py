@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from parity.core.verdict import Judgement, Verdict, combine
 from parity.qwen3vl.cases import PHASES, Case
 from parity.qwen3vl.document import CaseSummary
 from parity.qwen3vl.engines import PortEngine
-from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
+from parity.qwen3vl.inputs import CaseInputs
 from parity.qwen3vl.run import RunResult, failed_to_load, run_subject
 from parity.qwen3vl.weights_check import check_weights
 from parity.qwen3vl.workbench import Workbench
@@ -41,16 +40,7 @@ def run_case(case: Case, bench: Workbench, *, dtype: str, progress: Progress) ->
         progress("weights")
         result = check_weights(folder, case.checkpoint.dtype, bench.reference(folder, "float32"))
         return CaseRun(case, folder, result)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    inputs = prepare_inputs(
-        case.name,
-        case.rows,
-        processor=bench.processor(folder, dtype),
-        config=config,
-        padding_side=case.padding_side,
-        decode_steps=case.decode_steps,
-        chunk=case.chunk,
-    )
+    inputs = bench.inputs(case, folder, dtype)
     yardstick = measure_yardstick(
         inputs, bench.reference(bench.for_reference(case.checkpoint), dtype), progress=progress
     )

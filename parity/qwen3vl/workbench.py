@@ -18,8 +18,10 @@ import torch
 
 import port
 from parity.core.errors import ParityError
-from parity.qwen3vl.cases import Checkpoint, TrainedCheckpoint
+from parity.qwen3vl.cases import Case, Checkpoint, TrainedCheckpoint
 from parity.qwen3vl.front import PortFront
+from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
+from parity.qwen3vl.store import NOT_KEPT, TraceStore
 from reference.checkpoint import make_checkpoint
 from reference.errors import ReferenceModelError
 from reference.hub import checkpoint_folder
@@ -114,6 +116,19 @@ class Workbench:
             with _foreign(f"the processor of {folder} cannot be loaded"):
                 self._processor = ReferenceProcessor.load(folder)
         return self._processor
+
+    def inputs(self, case: Case, folder: Path, dtype: str, *, store: TraceStore = NOT_KEPT) -> CaseInputs:
+        """A case's prompts and media through the reference's processor. Raises as ``prepare_inputs`` does."""
+        return prepare_inputs(
+            case.name,
+            case.rows,
+            processor=self.processor(folder, dtype),
+            config=json.loads((folder / "config.json").read_text(encoding="utf-8")),
+            padding_side=case.padding_side,
+            decode_steps=case.decode_steps,
+            chunk=case.chunk,
+            store=store,
+        )
 
     def port_front(self, folder: Path) -> PortFront:
         """The port's processor, which writes videos into prompts as the installed transformers does."""

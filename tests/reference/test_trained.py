@@ -23,6 +23,8 @@ from reference.training.model import write_small_files
 from reference.training.recipe import Recipe
 from reference.world.exam import exam
 
+WORLD = "10054086c637a940010fce7da41ae623822a2f51d6ad51a83f1de28dde132fda"
+
 
 @pytest.fixture(scope="module")
 def provenance() -> dict[str, Any]:
@@ -46,6 +48,17 @@ def test_the_recipe_is_the_one_that_made_it(provenance: dict[str, Any]) -> None:
     assert provenance["exam"] == {**EXAM, "questions": 4 * (EXAM["pictures"] + EXAM["clips"])}
     assert provenance["accuracy"] >= WANTED
     assert provenance["seconds"]["all"] < 15 * 60
+
+
+def test_the_world_is_the_one_that_it_was_trained_on() -> None:
+    """Another split, other words or other shapes, and its held-out scenes may be ones that it has seen."""
+    items = exam(pictures=12, clips=8, seed=1)
+    text = "\n".join(
+        f"{item.number} {sorted(thing.identity for thing in item.scene.things)} {item.scene.direction} "
+        f"{item.question.text} {item.question.answer}"
+        for item in items
+    )
+    assert hashlib.sha256(text.encode()).hexdigest() == WORLD
 
 
 def test_it_sees() -> None:

@@ -10,9 +10,9 @@ import torch
 
 from parity.qwen3vl.cases import Case, standard_suite
 from parity.qwen3vl.engines import PortEngine
-from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
+from parity.qwen3vl.inputs import CaseInputs
 from parity.qwen3vl.run import RunResult, run_subject
-from parity.qwen3vl.workbench import Workbench, read_config
+from parity.qwen3vl.workbench import Workbench
 from parity.qwen3vl.yardstick import Yardstick, measure_yardstick
 
 CASES = {case.name: case for case in standard_suite()}
@@ -38,15 +38,7 @@ class Runner:
         if name not in self._ready:
             case = CASES[name]
             folder = self.bench.checkpoint(case.checkpoint)
-            inputs = prepare_inputs(
-                case.name,
-                case.rows,
-                processor=self.bench.processor(folder, "float32"),
-                config=read_config(folder),
-                padding_side=case.padding_side,
-                decode_steps=case.decode_steps,
-                chunk=case.chunk,
-            )
+            inputs = self.bench.inputs(case, folder, "float32")
             yardstick = measure_yardstick(inputs, self.bench.reference(folder, "float32"), progress=silent)
             self._ready[name] = (case, folder, inputs, yardstick)
         return self._ready[name]

@@ -19,8 +19,8 @@ from torch import Tensor
 import port.model
 from parity.qwen3vl.cases import standard_suite
 from parity.qwen3vl.generation import Agreement, compare_greedy
-from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
-from parity.qwen3vl.workbench import Workbench, read_config
+from parity.qwen3vl.inputs import CaseInputs
+from parity.qwen3vl.workbench import Workbench
 from port import GenerationConfig, Inputs, Qwen3VL, generate_all
 from port.cache import KVCache
 from reference.model import ReferenceModel, transformers_major
@@ -41,14 +41,7 @@ class Sides:
         case = CASES[name]
         self.folder: Path = bench.checkpoint(case.checkpoint)
         self.processor: ReferenceProcessor = bench.processor(self.folder, "float32")
-        self.inputs: CaseInputs = prepare_inputs(
-            case.name,
-            case.rows,
-            processor=self.processor,
-            config=read_config(self.folder),
-            padding_side=case.padding_side,
-            chunk=case.chunk,
-        )
+        self.inputs: CaseInputs = bench.inputs(case, self.folder, "float32")
         self.port: Qwen3VL = bench.port(self.folder, "float32")
         self.reference: ReferenceModel = bench.reference(self.folder, "float32")
         self.reference.use_attention("sdpa")
