@@ -1,8 +1,9 @@
 """Calibrating m: what correct runs need, so that none is called wrong.
 
 Every case is run in true float64 and then by many correct engines: the reference's variants, further ones that made
-no floor, and the port. Each is judged by the floors of the *other* standard variants, as a subject would be. The
-largest m that any row of any run needs is the smallest m without a false alarm.
+no floor, and the port. Each is judged by four floors, as a subject is: a variant that made one of them by the other
+three and a stand-in's, which differs from it by its nudge or its threads. The largest m that any row of any run needs
+is the smallest m without a false alarm.
 """
 
 from __future__ import annotations
@@ -38,11 +39,20 @@ class Need:
     rows: int
 
 
+def stand_ins(model: ReferenceModel) -> list[Engine]:
+    """One for each of ``floor_variants``, in their order: as much like it as another run can be."""
+    return [
+        ReferenceEngine(model, "eager", threads=1),
+        ReferenceEngine(model, "sdpa", threads=1),
+        ReferenceEngine(model, "sdpa", nudge=21, threads=1),
+        ReferenceEngine(model, "eager", nudge=22),
+    ]
+
+
 def further_runs(model: ReferenceModel, port: Qwen3VL) -> list[Engine]:
-    """Correct runs that make no floor."""
+    """Correct runs that neither make a floor nor stand in for one that does."""
     return [
         ReferenceEngine(model, "sdpa", nudge=11),
-        ReferenceEngine(model, "eager", threads=1),
         ReferenceEngine(model, "eager", nudge=12, threads=1),
         PortEngine(port),
         PortEngine(port, chunk=13),
@@ -63,13 +73,13 @@ def needs(
     standard = floor_variants(model)
     for reading, instead in (("accumulated", None), ("isolated", yardstick.trace)):
         errors: list[tuple[str, Rows]] = []
-        for engine in [*standard, *further_runs(model, port)]:
+        for engine in [*standard, *stand_ins(model), *further_runs(model, port)]:
             progress(f"{inputs.name}: {_name(engine)}, {reading}")
             errors.append((_name(engine), _row_errors(engine, inputs, yardstick, instead)))
-        floors = [rows for _, rows in errors[: len(standard)]]
+        makers, seconds = ([rows for _, rows in errors[start : start + len(standard)]] for start in (0, len(standard)))
         for index, (name, rows) in enumerate(errors):
-            others = [floor for place, floor in enumerate(floors) if place != index]
-            found.append(_need(name, reading, rows, others, inputs, yardstick, gate))
+            floors = [seconds[place] if place == index else maker for place, maker in enumerate(makers)]
+            found.append(_need(name, reading, rows, floors, inputs, yardstick, gate))
     return found
 
 
@@ -109,7 +119,7 @@ def _need(
     name: str,
     reading: str,
     rows: Rows,
-    others: Sequence[Mapping[SeamKey, np.ndarray]],
+    floors: Sequence[Mapping[SeamKey, np.ndarray]],
     inputs: CaseInputs,
     yardstick: Yardstick,
     gate: FloatGate,
@@ -117,7 +127,7 @@ def _need(
     worst, at, count = 0.0, "", 0
     for key, errors in rows.items():
         entry = yardstick.trace.entries()[key]
-        spread = np.max([other[key] for other in others], axis=0)
+        spread = np.max([floor[key] for floor in floors], axis=0)
         floor = np.maximum(spread, np.nanmedian(spread))
         beyond = errors - gate.ulp_floor(_dtype(yardstick.floors, entry))
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -47,6 +47,6 @@ def test_a_gate_that_is_too_narrow_would_be_found(run_port: Any) -> None:
         gate=FloatGate(m=0.5, ulps=1.0),
         progress=lambda _what: None,
     )
-    assert len({need.run for need in found}) == 9
+    assert len(found) == 2 * 12
     assert max(need.m for need in found) > 0.5
     assert max(need.m for need in found) < DEFAULT_GATE.m
