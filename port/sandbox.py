@@ -116,8 +116,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         whole = isinstance(left, int) and isinstance(right, int)
         if operator == "**" and whole and left.bit_length() * max(right, 0) > _MAX_BITS:
             raise TooMuch("a number of too many digits")
-        if operator == "*" and whole and left.bit_length() + right.bit_length() > _MAX_BITS:
-            raise TooMuch("a number of too many digits")
         if operator == "*" and not whole:
             for value, count in ((left, right), (right, left)):
                 if isinstance(count, int):
