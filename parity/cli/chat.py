@@ -18,10 +18,10 @@ import torch
 from parity.cli.console import printing
 from parity.cli.signals import Terminated
 from parity.core.errors import ParityError
+from parity.dtypes import DTYPES
 from port import GenerationConfig, Inputs, PortError, Processor, Qwen3VL, Step, generate, load_model
 from reference.trained import trained_checkpoint
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DEFAULT_MAX_NEW_TOKENS = 512
 _HELP = "/image PATH or /video PATH adds one to the next question, /clear starts anew, /quit or Ctrl-D ends"
 

@@ -23,6 +23,7 @@ from parity.core.errors import ParityError
 from parity.core.gates import DEFAULT_GATE, FloatGate
 from parity.core.trace import SeamKey
 from parity.core.verdict import judge
+from parity.dtypes import DTYPES
 from parity.qwen3vl.engines import PortEngine, Session, TensorMap, run_steps
 from parity.qwen3vl.front_matrix import prepare_front, try_front
 from parity.qwen3vl.inputs import CaseInputs
@@ -32,7 +33,7 @@ from parity.qwen3vl.outcomes import Outcome, State, check_sound, located, worst_
 from parity.qwen3vl.recorder import Recorder
 from parity.qwen3vl.run import RunResult, run_subject
 from parity.qwen3vl.weights_check import check_weights
-from parity.qwen3vl.workbench import DTYPES, Workbench
+from parity.qwen3vl.workbench import Workbench
 from parity.qwen3vl.yardstick import Yardstick, measure_yardstick
 from port import PortError, Qwen3VL, listening, load_model
 from reference.model import ReferenceModel

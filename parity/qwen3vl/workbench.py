@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import torch
 
 import port
 from parity.core.errors import ParityError
+from parity.dtypes import DTYPES
 from parity.qwen3vl.cases import Case, Checkpoint, TrainedCheckpoint
 from parity.qwen3vl.front import PortFront
 from parity.qwen3vl.inputs import CaseInputs, prepare_inputs
@@ -39,7 +39,6 @@ _PROCESSOR_FILES = (
     "processor_config.json",
     "chat_template.json",
 )
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def cache_folder() -> Path:

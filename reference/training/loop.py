@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from reference.training.recipe import Recipe
 
 # step, loss of its batch
 OnStep = Callable[[int, float], None]
+# For a process to import transformers on a slow disk, and for a step on a busy machine; one that died never answers.
+_PATIENCE = timedelta(minutes=3)
 
 
 def train(folder: Path, recipe: Recipe, on_step: OnStep, *, processes: int = 2) -> Any:
@@ -84,6 +87,7 @@ def _train(folder: Path, recipe: Recipe, on_step: OnStep, crew: _Crew) -> Any:
             optimizer.zero_grad()
             schedule.step()
         on_step(step, output.loss.item())
+    named.hook.remove()
     return model
 
 
@@ -100,7 +104,7 @@ def _followers(folder: Path, recipe: Recipe, processes: int) -> Iterator[_Crew]:
         for other in others:
             other.start()
         try:
-            distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=processes)
+            _meet(meeting, 0, processes)
             yield _Crew(0, processes)
             for other in others:
                 other.join()
@@ -111,9 +115,13 @@ def _followers(folder: Path, recipe: Recipe, processes: int) -> Iterator[_Crew]:
                 distributed.destroy_process_group()
 
 
+def _meet(meeting: str, rank: int, processes: int) -> None:
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes, timeout=_PATIENCE)
+
+
 def _follow(folder: Path, recipe: Recipe, meeting: str, rank: int, processes: int) -> None:
     hf_logging.set_verbosity_error()  # what there is to say, the first process has said
-    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
+    _meet(meeting, rank, processes)
     _train(folder, recipe, lambda step, loss: None, _Crew(rank, processes))
     distributed.destroy_process_group()
 
@@ -124,7 +132,9 @@ class _Named:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._tokens: list[Tensor] = []  # (tokens, hidden), of the pictures, then of the clips
-        model.model.visual.merger.register_forward_hook(lambda module, inputs, output: self._tokens.append(output))
+        self.hook = model.model.visual.merger.register_forward_hook(
+            lambda module, inputs, output: self._tokens.append(output)
+        )
 
     def logits(self) -> Tensor:
         """(tokens, V) of the last forward: merged patches of all pictures, then of all clips."""

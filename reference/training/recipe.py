@@ -11,8 +11,8 @@ from reference.training.batches import Mixture
 class Recipe:
     """Muon for the matrices of blocks and layers, AdamW for the rest; a warm-up, then level, then down in a line.
 
-    ``level``: share of the steps after which the rates fall. ``seen`` and ``kept``:
-    weights of what picture tokens should say, as they leave the vision tower and the last layer.
+    ``level``: share of the steps after which the rates fall. ``seen`` and ``kept``: weights of what picture tokens
+    should say, as they leave the vision tower and the last layer.
     """
 
     seed: int = 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import port_samples
 import pytest
 import torch
 
 from port import Qwen3VL
+from reference.checkpoint import make_checkpoint
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,3 +31,17 @@ def model() -> Qwen3VL:
 @pytest.fixture(scope="session")
 def tied_model() -> Qwen3VL:
     return port_samples.make_model(tied=True)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A seeded checkpoint; never changed."""
+    return make_checkpoint(tmp_path_factory.mktemp("port") / "tiny", "tiny")
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """Its files but the weights, to damage."""
+    target = tmp_path / "copy"
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors"))
+    return target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,6 @@ from transformers.video_utils import VideoMetadata
 
 from port import InputError, Processor, listening, load_model
 from port.limits import Limits
-from reference.checkpoint import make_checkpoint
 from reference.processor import PicturePath, ReferenceProcessor, VideoPath
 
 Side = Literal["left", "right"]
@@ -65,11 +63,6 @@ ROWS = st.tuples(SYSTEM, st.lists(TURNS, min_size=1, max_size=4)).map(lambda bot
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("processor") / "tiny", "tiny")
-
-
-@pytest.fixture(scope="module")
 def processor(folder: Path) -> Processor:
     return Processor.load(folder)
 
@@ -77,13 +70,6 @@ def processor(folder: Path) -> Processor:
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> Any:
     return AutoProcessor.from_pretrained(folder)
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    target = tmp_path / "copy"
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors"))
-    return target
 
 
 def media(rows: Sequence[Row], kind: str) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,6 @@ from transformers import AutoTokenizer
 
 from port.errors import ConfigError, InputError
 from port.tokenizer import Tokenizer
-from reference.checkpoint import make_checkpoint
 from reference.tokenizer import SPECIAL_TOKENS
 
 # Everything that tokenizers trip over: emoji with modifiers and joiners, combining marks, right-to-left, zero width,
@@ -37,11 +35,6 @@ Side = Literal["left", "right"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("tokenizer") / "tiny", "tiny")
-
-
-@pytest.fixture(scope="module")
 def tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer.from_folder(folder)
 
@@ -49,13 +42,6 @@ def tokenizer(folder: Path) -> Tokenizer:
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    target = tmp_path / "copy"
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors"))
-    return target
 
 
 def change(path: Path, **fields: Any) -> None:

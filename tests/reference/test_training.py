@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,7 @@ def test_a_short_run_learns_and_is_exported_as_a_checkpoint(folder: Path, tmp_pa
     losses: list[float] = []
     model = train(tmp_path, recipe, lambda _step, loss: losses.append(loss), processes=1)
     assert np.mean(losses[-3:]) < 0.75 * np.mean(losses[:3])
+    assert not any(module._forward_hooks for module in model.modules()), "nothing goes on listening"
     write_weights(model, tmp_path)
     write_provenance(tmp_path, {"accuracy": 0.0})
     loaded = ReferenceModel.load(tmp_path)
@@ -162,6 +164,18 @@ def test_processes_train_one_model_on_rows_of_their_own(folder: Path) -> None:
     assert any(not torch.equal(together[name], tensor) for name, tensor in alone.items())
     with pytest.raises(ValueError, match="3 pictures and 1 clips cannot be shared by 2"):
         TINY.share(2)
+
+
+def test_a_process_that_dies_ends_the_training(folder: Path) -> None:
+    def kill(_step: int, _loss: float) -> None:
+        (other,) = multiprocessing.active_children()
+        other.kill()
+
+    recipe = replace(Recipe(), steps=50, mixture=Mixture(2, 2, 1, 1))
+    with pytest.raises(RuntimeError):
+        train(folder, recipe, kill, processes=2)
+    assert multiprocessing.active_children() == []
+    assert not torch.distributed.is_initialized()
 
 
 def test_gradients_are_averaged(monkeypatch: pytest.MonkeyPatch) -> None:
