@@ -119,6 +119,10 @@ class ReferenceProcessor:
                     sink(f"processor.{name}", tensor)
         return tensors
 
+    def frames_kept(self, *, count: int, fps: float, height: int, width: int) -> int:
+        """How many frames are sampled from a video of ``count``."""
+        return len(self._indices(VideoMetadata(count, fps=fps, width=width, height=height, duration=count / fps)))
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Token ids to text, special tokens shown."""
         return self.processor.tokenizer.decode(list(token_ids))

@@ -147,8 +147,7 @@ def _check_video(source: Video, needed: int, processor: ReferenceProcessor) -> t
         raise ParityError(
             f"the video {source.title} has {header.frames} frame(s), the model needs {needed}; use a longer one"
         )
-    own = processor.processor.video_processor
-    kept = min(max(int(header.frames / header.fps * own.fps), own.min_frames), own.max_frames, header.frames)
+    kept = processor.frames_kept(count=header.frames, fps=header.fps, height=header.height, width=header.width)
     size = 3 * kept * header.width * header.height
     if size > MAX_FRAME_BYTES:
         raise ParityError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,6 +200,19 @@ def test_a_video_whose_frames_would_not_fit_is_refused(bench: Workbench, monkeyp
     folder = bench.checkpoint(TINY)
     with pytest.raises(ParityError, match="frames sampled from clip"):
         prepare_inputs("large", ROWS[1:], processor=bench.processor(folder, "float32"), config=read_config(folder))
+
+
+def test_a_checkpoint_may_keep_a_number_of_frames(bench: Workbench, tmp_path: Path) -> None:
+    """``num_frames`` in place of ``fps``."""
+    folder = Path(shutil.copytree(bench.checkpoint(TINY), tmp_path / "counted"))
+    path = folder / "video_preprocessor_config.json"
+    own = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**own, "fps": None, "num_frames": 4}), encoding="utf-8")
+    rows = (("So? ", Clip(9, 64, 96)),)
+    inputs = prepare_inputs("n", rows, processor=bench.processor(folder, "float32"), config=read_config(folder))
+    assert inputs.front.tensors["video_grid_thw"].tolist() == [[2, 6, 4]]
+    found = judge_front(inputs.front, bench.port_front(folder))
+    assert judge(found.findings, subject_error=found.error).verdict is Verdict.PARITY, found.error
 
 
 def test_the_suite_has_every_form_and_a_sampled_clip() -> None:
