@@ -95,7 +95,7 @@ def mutants(session: nox.Session) -> None:
 def train(session: nox.Session) -> None:
     """The small model that sees, trained anew from a seed into trained/; fails when it does not see well enough.
 
-    What ships is reference/data/seer; it was made so, and is replaced by hand.
+    What ships is reference/data/trained; it was made so, and is replaced by hand.
     """
     run(session, "reference.training", "--out", "trained", *session.posargs)
 

@@ -24,30 +24,9 @@ from transformers.image_utils import load_image
 from transformers.video_utils import VideoMetadata, load_video
 
 from reference.errors import ReferenceModelError
+from reference.media import PicturePath, VideoFrames, VideoPath
 
 Sink = Callable[[str, Tensor], object]
-
-
-@dataclass(frozen=True)
-class VideoFrames:
-    """A decoded video: frames (F, H, W, 3) uint8 and how fast they were shown."""
-
-    frames: np.ndarray
-    fps: float
-
-
-@dataclass(frozen=True)
-class PicturePath:
-    """A picture file that the reference decodes itself: EXIF orientation applied, then converted to RGB."""
-
-    path: Path
-
-
-@dataclass(frozen=True)
-class VideoPath:
-    """A video file that the reference decodes itself, with PyAV, only the frames that it samples."""
-
-    path: Path
 
 
 Part = str | Image.Image | VideoFrames | PicturePath | VideoPath

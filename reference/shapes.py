@@ -186,8 +186,8 @@ TINY_ODD = Shape(
     special_base=None,
 )
 
-SEER = Shape(
-    name="seer",
+TRAINED = Shape(
+    name="trained",
     tied=True,
     text=TextShape(
         hidden=208,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reference.errors import ReferenceModelError
 
-_FOLDER = Path(__file__).parent / "data" / "seer"
+_FOLDER = Path(__file__).parent / "data" / "trained"
 
 
 def trained_checkpoint() -> Path:

@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar while it works, then tables. Plain and quiet where there is no terminal."""
+"""What a person sees on the terminal: tables and verdicts. Plain text where there is no terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 COLOURS = {"PARITY": "bold green", "DIVERGED": "bold red", "INCOMPLETE": "bold yellow", "INVALID": "bold magenta"}
@@ -46,38 +45,6 @@ def printing() -> Iterator[Console]:
 def plain(text: str) -> str:
     """Text as it is: a path or a name may hold what rich would take for markup."""
     return escape(text)
-
-
-class Steps:
-    """A bar of known length on a terminal; nothing elsewhere."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task("", total=total) if progress else None
-
-    def __call__(self, what: str) -> None:
-        """One step is about to begin."""
-        if self._progress is not None and self._task is not None:
-            done = self._progress.tasks[0].fields.get("begun", 0)
-            self._progress.update(self._task, description=what, completed=done, begun=done + 1)
-
-
-@contextmanager
-def steps(total: int, *, quiet: bool) -> Iterator[Steps]:
-    """Progress on stderr, so that stdout holds results only."""
-    console = make_console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield Steps(None, total)
-        return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield Steps(progress, total)
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]], *, first: int | None, every: bool) -> Table:

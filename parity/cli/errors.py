@@ -17,7 +17,7 @@ from parity.cli import signals
 USAGE = 2
 _ROOMS = ("parity", "port", "reference", "reports")
 _DISK = "check the place, its permissions and the space left on its disk"
-_UNTOUCHED = "interrupted; nothing was written, and an earlier report is as it was"
+UNTOUCHED = "interrupted; nothing was written, and an earlier report is as it was"
 _EXTRAS = {
     "torch": "port",
     "tokenizers": "port",
@@ -27,7 +27,7 @@ _EXTRAS = {
 }
 
 
-def guarded(action: Callable[[], int], *, debug: bool, interrupted: str = _UNTOUCHED) -> int:
+def guarded(action: Callable[[], int], *, debug: bool, interrupted: str = UNTOUCHED) -> int:
     """Run ``action`` and return its exit code, or that of the error that it raised; ``interrupted`` is for Ctrl-C.
 
     Errors that a room raises on purpose name the thing and the way out, so their text is the message, and those of

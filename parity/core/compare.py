@@ -1,4 +1,4 @@
-"""Comparing a subject's readings with the reference's: data in, findings out, nothing printed or written."""
+"""Comparing a subject's values with the reference's: data in, findings out, nothing printed or written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from parity.core.metrics import as_rows, kl_divergence, pooled, row_errors
 from parity.core.trace import PADDING, Entry, SeamKey, Trace
 
 Status = Literal["ok", "diverged", "missing", "unexpected", "shape_mismatch", "nonfinite", "not_compared"]
+Side = Literal["reference", "subject"]
+# What the accumulated and the isolated comparison of a value add up to.
+STARTS_HERE, FROM_UPSTREAM, NOISE = "starts here", "comes from upstream", "noise"
 
 
 _STEP_ROUNDING = 1e-3
@@ -32,7 +35,7 @@ class Logits:
 
 @dataclass(frozen=True)
 class Isolated:
-    """The reading of one part alone, fed with the reference's inputs; fields as in Finding."""
+    """The isolated comparison: this part was fed the reference's inputs. Fields as in Finding."""
 
     status: Status
     figure: float | None
@@ -43,7 +46,7 @@ class Isolated:
 
 @dataclass(frozen=True)
 class Finding:
-    """One reading's comparison. Figures are None where nothing could be measured.
+    """The comparison of one value. Figures are None where nothing could be measured.
 
     ``figure`` is the relative error of the worst row (float gates), the number of differing numbers (exact gates)
     or the largest distance in steps (step gates); ``gate`` and ``floor`` are those of the same row, ``ratio`` is
@@ -70,8 +73,9 @@ class Finding:
     by_kind: Mapping[str, float] = field(default_factory=dict)
     logits: Logits | None = None
     row_figures: np.ndarray | None = None  # (rows,) relative errors, kept where asked for
+    side: Side | None = None  # whose NaN or Inf it is
     isolated: Isolated | None = None
-    reading: str = ""  # what the two readings add up to, where there are two
+    origin: str = ""  # STARTS_HERE, FROM_UPSTREAM or NOISE, where there is an isolated comparison
 
     @property
     def compared(self) -> bool:
@@ -83,10 +87,10 @@ class Finding:
 
 
 class Comparison:
-    """Judges a subject's readings, one at a time, against a yardstick trace with measured floors.
+    """Judges a subject's values, one at a time, against a yardstick trace with measured floors.
 
     Feed it with ``judge`` while the subject runs, or use ``compare`` for a whole trace; ``findings`` then lists
-    every expected reading in the yardstick's order, and what the subject gave beyond it.
+    every expected value in the yardstick's order, and what the subject gave beyond it.
     """
 
     def __init__(
@@ -104,7 +108,7 @@ class Comparison:
         self._found: dict[SeamKey, Finding] = {}
 
     def judge(self, key: SeamKey, array: np.ndarray) -> Finding:
-        """The finding for one reading of the subject."""
+        """The finding for one value of the subject."""
         if key in self._found:
             raise TraceError(f"the subject gives {key} twice")
         entry = self.yardstick.entries().get(key)
@@ -116,7 +120,7 @@ class Comparison:
         return finding
 
     def findings(self, *, why_missing: str = "the subject did not give this seam") -> list[Finding]:
-        """All findings, in the yardstick's order; a reading that never came is ``missing``."""
+        """All findings, in the yardstick's order; a value that never came is ``missing``."""
         ordered = [
             self._found.get(entry.key) or Finding(entry=entry, status="missing", note=why_missing)
             for entry in self.yardstick
@@ -218,7 +222,8 @@ class Comparison:
         self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
     ) -> Finding | None:
         # The reference first: where it is broken, nothing can be said of the subject.
-        for side, values in (("reference", right), ("subject", left)):
+        sides: tuple[tuple[Side, np.ndarray], ...] = (("reference", right), ("subject", left))
+        for side, values in sides:
             bad = ~np.isfinite(values).all(axis=1) & compared
             if bad.any():
                 row = int(bad.argmax())
@@ -231,6 +236,7 @@ class Comparison:
                     worst_row=self._row_name(entry, row, kinds),
                     worst_kind=self._kind_name(kinds[row]),
                     note=f"NaN or Inf in the {side}, {int(bad.sum())} rows",
+                    side=side,
                 )
         return None
 
@@ -297,7 +303,7 @@ class Comparison:
 
 
 def compare(subject: Trace, comparison: Comparison) -> list[Finding]:
-    """Judge a whole trace, one reading in memory at a time."""
+    """Judge a whole trace, one value in memory at a time."""
     for entry in subject:
         comparison.judge(entry.key, subject.read(entry.key))
     return comparison.findings()
@@ -315,5 +321,5 @@ def _unexpected(key: SeamKey, array: np.ndarray) -> Finding:
         entry=entry,
         status="unexpected",
         subject_shape=tuple(array.shape),
-        note="the reference has no such reading: a name, a call count or a step too many",
+        note="the reference has no such value: a name, a call count or a step too many",
     )

@@ -1,4 +1,4 @@
-"""Floors: how far apart correct computations of one reading are, row by row. Measured, never guessed."""
+"""Floors: how far apart correct computations of one value are, row by row. They are measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parity.core.trace import Entry, SeamKey, Trace, dtype_name
 class Floors:
     """How far correct runs lie from one yardstick trace.
 
-    ``observe`` takes the readings of a further correct run, one at a time; a row's floor is the largest relative
+    ``observe`` takes the values of a further correct run, one at a time; a row's floor is the largest relative
     distance that any run showed there.
     """
 
@@ -22,7 +22,7 @@ class Floors:
         self._dtypes: dict[SeamKey, str] = {}
 
     def observe(self, entry: Entry, array: np.ndarray) -> None:
-        """One reading of a correct run. Raises TraceError where it has another shape than the yardstick."""
+        """One value of a correct run. Raises TraceError where it has another shape than the yardstick."""
         reference = self.yardstick.read(entry.key)
         self._dtypes.setdefault(entry.key, dtype_name(array))
         if reference.shape != array.shape:
@@ -38,8 +38,8 @@ class Floors:
     def rows(self, entry: Entry, compared: np.ndarray) -> np.ndarray:
         """The floor of every row (rows,). ``compared`` (rows,) bool leaves padding out of the median.
 
-        A few runs may agree by luck on a row, so no row's floor is below the median of its reading.
-        Raises TraceError when no correct run had this reading, or one had NaN or Inf there: an infinite floor
+        A few runs may agree by luck on a row, so no row's floor is below the median of its value.
+        Raises TraceError when no correct run had this value, or one had NaN or Inf there: an infinite floor
         would let everything through.
         """
         if entry.key not in self._spread:
@@ -55,5 +55,5 @@ class Floors:
         return np.where(compared, np.maximum(spread, typical), 0.0)
 
     def dtype(self, entry: Entry) -> str:
-        """The dtype that the correct runs give this reading in; its ulp is the gate's."""
+        """The dtype that the correct runs give this value in; its ulp is the gate's."""
         return self._dtypes.get(entry.key, entry.dtype)

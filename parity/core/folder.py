@@ -28,7 +28,7 @@ from parity.core.trace import (
     Entry,
     SeamKey,
     Trace,
-    check_reading,
+    check_value,
 )
 
 MANIFEST = "manifest.json"
@@ -43,7 +43,7 @@ class TraceWriter:
     """
 
     def __init__(self, folder: Path, description: Description, *, order: Sequence[SeamKey] = ()) -> None:
-        """``order``: how the manifest lists the readings; those not in it come last, as they were produced."""
+        """``order``: how the manifest lists the values; those not in it come last, as they were produced."""
         self.folder = Path(folder)
         self.description = description
         self._order = {key: place for place, key in enumerate(order)}
@@ -76,7 +76,7 @@ class TraceWriter:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
     def add(self, entry: Entry, array: np.ndarray) -> None:
-        check_reading(entry, array)
+        check_value(entry, array)
         self._seams.append({**entry_to_json(entry), **self._store(entry.key, array)})
 
     def add_labels(self, key: SeamKey, kinds: np.ndarray) -> None:
@@ -85,7 +85,7 @@ class TraceWriter:
     def _store(self, key: SeamKey, array: np.ndarray) -> dict[str, str]:
         tensor = _TENSOR.format(name=key.name, call=key.call)
         if tensor in self._pending or any(seam["tensor"] == tensor for seam in (*self._seams, *self._labels)):
-            raise TraceError(f"the reading {key} is there twice")
+            raise TraceError(f"the value {key} is there twice")
         self._pending[tensor] = np.ascontiguousarray(array)
         place = {"file": self._file(), "tensor": tensor}
         self._bytes += array.nbytes
@@ -143,7 +143,7 @@ class FolderTrace(Trace):
         for seam in manifest["seams"]:
             entry = entry_from_json(seam)
             if entry.key in self._entries:
-                raise TraceError(f"{self.folder / MANIFEST}: the reading {entry.key} is listed twice")
+                raise TraceError(f"{self.folder / MANIFEST}: the value {entry.key} is listed twice")
             self._entries[entry.key] = entry
             self._place[entry.key] = (seam["file"], seam["tensor"])
         for label in manifest["labels"]:
@@ -157,7 +157,7 @@ class FolderTrace(Trace):
 
     def read(self, key: SeamKey) -> np.ndarray:
         array = self._tensor(key)
-        check_reading(self._entries[key], array)
+        check_value(self._entries[key], array)
         return array
 
     def labels(self, key: SeamKey) -> np.ndarray:
@@ -168,7 +168,7 @@ class FolderTrace(Trace):
 
     def _tensor(self, key: SeamKey) -> np.ndarray:
         if key not in self._place:
-            raise TraceError(f"{self.folder} has no reading {key}")
+            raise TraceError(f"{self.folder} has no value {key}")
         name, tensor = self._place[key]
         path = self.folder / name
         try:
@@ -211,7 +211,7 @@ def check_folder(folder: Path) -> list[str]:
             with safe_open(trace.folder / name, framework="np") as handle:
                 extra = set(handle.keys()) - tensors
         except (OSError, SafetensorError):
-            continue  # said already, for the readings in it
+            continue  # said already, for the values in it
         if extra:
             problems.append(f"{name} holds {len(extra)} tensors that no seam lists: {', '.join(sorted(extra)[:10])}")
     return problems

@@ -14,7 +14,7 @@ from parity.core.trace import DTYPES
 class FloatGate:
     """``|s - r| / |r| <= m * floor + ulps * ulp`` for every row.
 
-    ``ulps`` covers the readings whose correct runs agree bit for bit (the same kernel on the same input), where a
+    ``ulps`` covers the values whose correct runs agree bit for bit (the same kernel on the same input), where a
     correct subject may still round each number once in another order.
     """
 

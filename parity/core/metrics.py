@@ -1,6 +1,6 @@
-"""Figures of one reading: how far every row of the subject lies from the reference's, and pooled figures.
+"""Figures of one value: how far every row of the subject lies from the reference's, and pooled figures.
 
-All arithmetic is float64. Pooled figures are for reading, never for judging: a pooled cosine of 0.99998 can hide
+All arithmetic is float64. Pooled figures are shown, never judged: a pooled cosine of 0.99998 can hide
 a row that is 140 % wrong.
 """
 
@@ -34,7 +34,7 @@ def row_errors(subject: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Figures over all compared numbers of a reading."""
+    """Figures over all compared numbers of a value. They are shown in reports and decide nothing."""
 
     max_abs: float
     rmse: float

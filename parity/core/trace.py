@@ -1,7 +1,7 @@
 """Traces: the seams of a run, in order, with what is needed to compare them.
 
-A reading is one seam at one call: ``call`` counts how often that seam has been produced in the run (0 for the
-prefill, 1 for the first decode step; for the vision tower 0 for pictures, then the videos).
+A value is the tensor of one seam at one call: ``call`` counts how often that seam has been produced in the run (0 for
+the prefill, 1 for the first decode step; for the vision tower 0 for pictures, then the videos).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 
 class SeamKey(NamedTuple):
-    """Which reading: the seam's name and its call index."""
+    """The name of a value: its seam and its call index."""
 
     name: str
     call: int
@@ -42,10 +42,10 @@ class SeamKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """What a reading is, apart from its numbers.
+    """Everything about a value but its numbers.
 
     ``token_axes`` are the axes that count rows (tokens, patches); everything else is one row's vector. ``rows``
-    names the reading, of the same trace, that gives the kind of every row. Without token axes the whole tensor
+    names the labels, in the same trace, that give the kind of every row. Without token axes the whole tensor
     is one row. ``unit`` is the size of one step where the gate counts steps: 1 for 8-bit pixels.
     """
 
@@ -78,17 +78,17 @@ class Description:
 
 
 class Trace(ABC):
-    """An ordered collection of readings; ``read`` brings one tensor at a time into memory."""
+    """An ordered collection of values; ``read`` brings one tensor at a time into memory."""
 
     description: Description
 
     @abstractmethod
     def entries(self) -> Mapping[SeamKey, Entry]:
-        """Every reading that is compared, in the order in which the run produced it."""
+        """Every value that is compared, in the order in which the run produced it."""
 
     @abstractmethod
     def read(self, key: SeamKey) -> np.ndarray:
-        """The numbers of a reading. Raises TraceError when there is none of that name and call."""
+        """The numbers of a value. Raises TraceError when there is none of that name and call."""
 
     @abstractmethod
     def labels(self, key: SeamKey) -> np.ndarray:
@@ -115,7 +115,7 @@ class MemoryTrace(Trace):
 
     def read(self, key: SeamKey) -> np.ndarray:
         if key not in self._arrays:
-            raise TraceError(f"the trace of {self.description.producer} has no reading {key}")
+            raise TraceError(f"the trace of {self.description.producer} has no value {key}")
         return self._arrays[key]
 
     def labels(self, key: SeamKey) -> np.ndarray:
@@ -124,9 +124,9 @@ class MemoryTrace(Trace):
         return self._labels[key]
 
     def add(self, entry: Entry, array: np.ndarray) -> None:
-        check_reading(entry, array)
+        check_value(entry, array)
         if entry.key in self._entries:
-            raise TraceError(f"the reading {entry.key} is there twice")
+            raise TraceError(f"the value {entry.key} is there twice")
         self._entries[entry.key] = entry
         self._arrays[entry.key] = array
 
@@ -134,7 +134,7 @@ class MemoryTrace(Trace):
         self._labels[key] = kinds
 
 
-def check_reading(entry: Entry, array: np.ndarray) -> None:
+def check_value(entry: Entry, array: np.ndarray) -> None:
     """Raise TraceError unless ``array`` is what ``entry`` says: shape, dtype, rows and gate."""
     if entry.shape != array.shape or DTYPES.get(entry.dtype) != array.dtype:
         raise TraceError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from parity.core.compare import Finding
+from parity.core.compare import STARTS_HERE, Finding
 
 
 class Verdict(Enum):
@@ -45,7 +45,7 @@ def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> J
     """Add findings up.
 
     NaN in the reference or nothing to compare is INVALID; a failed finding, or a subject that raised
-    (``subject_error``), is DIVERGED; an expected reading that was not compared is INCOMPLETE; else PARITY.
+    (``subject_error``), is DIVERGED; an expected value that was not compared is INCOMPLETE; else PARITY.
     """
     expected = [finding for finding in findings if finding.status != "unexpected"]
     compared = [finding for finding in expected if finding.compared]
@@ -56,7 +56,7 @@ def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> J
     def judgement(verdict: Verdict, reason: str, at: int | None = None) -> Judgement:
         return Judgement(verdict, reason, at, len(expected), len(compared), rows)
 
-    broken = next((f for f in findings if f.status == "nonfinite" and "in the reference" in f.note), None)
+    broken = next((f for f in findings if f.status == "nonfinite" and f.side == "reference"), None)
     if broken is not None:
         return judgement(Verdict.INVALID, f"the reference itself holds NaN or Inf at {broken.entry.key}")
     if not expected:
@@ -67,18 +67,18 @@ def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> J
         missing = next((i for i, finding in enumerate(findings) if finding.status == "missing"), None)
         return judgement(Verdict.DIVERGED, f"the subject failed: {subject_error}", missing)
     if not compared or rows == 0:
-        return judgement(Verdict.INCOMPLETE, "no reading was compared")
+        return judgement(Verdict.INCOMPLETE, "no seam was compared")
     if left_out:
         names = ", ".join(str(finding.entry.key) for finding in left_out[:5])
         more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
-        return judgement(Verdict.INCOMPLETE, f"{len(left_out)} of {len(expected)} readings not compared: {names}{more}")
-    return judgement(Verdict.PARITY, f"all {len(compared)} readings ({rows} rows) lie within their gates")
+        return judgement(Verdict.INCOMPLETE, f"{len(left_out)} of {len(expected)} seams not compared: {names}{more}")
+    return judgement(Verdict.PARITY, f"all {len(compared)} seams ({rows} rows) are within their gates")
 
 
 def _first_failed(findings: Sequence[Finding]) -> int | None:
-    """The first finding at which a fault starts; the first that failed, where no isolated reading tells."""
+    """The first finding at which a fault starts; the first that failed, where no isolated comparison tells."""
     failed = [index for index, finding in enumerate(findings) if finding.status in FAILED]
-    starts = [index for index in failed if findings[index].reading == "starts here"]
+    starts = [index for index in failed if findings[index].origin == STARTS_HERE]
     return min(starts or failed, default=None)
 
 
@@ -101,5 +101,5 @@ def _where(finding: Finding) -> str:
         return f"{place}: {finding.worst_row} is at {finding.ratio:.3g} times its gate"
     if finding.status == "diverged" and finding.isolated is not None and finding.isolated.ratio is not None:
         alone = finding.isolated
-        return f"{place}: read alone, {alone.worst_row} is at {alone.ratio:.3g} times its gate"
+        return f"{place}: in the isolated comparison {alone.worst_row} is at {alone.ratio:.3g} times its gate"
     return f"{place}: {finding.note or finding.status}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reference.media import VideoFrames
 from reference.model import ReferenceModel
-from reference.processor import Part, ReferenceProcessor, VideoFrames
+from reference.processor import Part, ReferenceProcessor
 from reference.world.drawing import draw_clip, draw_picture
-from reference.world.exam import Item
+from reference.world.exam import LONGEST_ANSWER, Item
 from reference.world.scenes import CLIP_FPS, Scene
 
-LONGEST_ANSWER = 20  # tokens
 _BATCH = 32
 
 

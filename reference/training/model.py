@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
 from reference.checkpoint import small_files
-from reference.shapes import SEER, Shape, config_dict
+from reference.shapes import TRAINED, Shape, config_dict
 from reference.tokenizer import tokenizer_parts
 from reference.world.questions import vocabulary_corpus
 
 MERGES = 140
 
 
-def write_small_files(folder: Path, shape: Shape = SEER) -> None:
+def write_small_files(folder: Path, shape: Shape = TRAINED) -> None:
     """Everything of a checkpoint but its weights: configs, tokenizer (one token for each word), template."""
     parts = tokenizer_parts(sentences=vocabulary_corpus(), merges=MERGES)
     config = config_dict(shape, token_ids=parts.special_ids, dtype="bfloat16")

@@ -9,6 +9,8 @@ import numpy as np
 from reference.world.questions import Question, questions
 from reference.world.scenes import Scene, draw_scene
 
+LONGEST_ANSWER = 20  # tokens
+
 
 @dataclass(frozen=True)
 class Item:

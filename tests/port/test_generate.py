@@ -9,12 +9,12 @@ from typing import Any, Literal
 import port_samples
 import pytest
 import torch
-from port_samples import ROWS, batch
 from torch import Tensor
 
 from port import GenerationConfig, InputError, Inputs, Qwen3VL, Step, generate, generate_all, listening
 from port.model import last_real
 from port.sampling import adjusted, choose, mark_seen, row_generators
+from tests.port.port_samples import ROWS, batch
 
 GREEDY = GenerationConfig()
 SAMPLED = GenerationConfig(do_sample=True, temperature=1.5, top_k=40, top_p=0.95, repetition_penalty=1.1)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pixel_samples import noise, reference_videos
 from torch import Tensor
 
 from port import InputError
 from port.grid import merge_order
 from port.patches import cut_patches, pad_frames, patch_grid
+from tests.port.pixel_samples import noise, reference_videos
 
 SIZES = {"patch": st.sampled_from([1, 2, 14, 16]), "temporal_patch": st.integers(1, 3), "merge": st.integers(1, 3)}
 BLOCKS = st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4))

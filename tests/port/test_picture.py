@@ -18,12 +18,12 @@ import qwen_vl_utils
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
-from pixel_samples import noise, reference_pictures, smooth
 from transformers.image_utils import load_image, load_image_as_tensor
 
 from port import InputError
 from port.limits import Limits
 from port.picture import load_picture
+from tests.port.pixel_samples import noise, reference_pictures, smooth
 
 # The reference lets Pillow's and torchvision's warnings through.
 pytestmark = pytest.mark.filterwarnings("ignore:Palette images:UserWarning", "ignore::DeprecationWarning")

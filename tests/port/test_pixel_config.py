@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pixel_samples import CLIP_MEAN, CLIP_STD, PICTURE, VIDEO, picture_config, video_config, write_configs
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
 
 from port import ConfigError
 from port.pixel_config import PictureConfig, VideoConfig
+from tests.port.pixel_samples import CLIP_MEAN, CLIP_STD, PICTURE, VIDEO, picture_config, video_config, write_configs
 
 OTHER: dict[str, Any] = {
     "size": {"shortest_edge": 4096, "longest_edge": 262144},

@@ -11,7 +11,12 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pixel_samples import (
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from port import InputError, listening
+from port.pixels import normalise, process_picture, process_video, video_size
+from port.tap import Tap
+from tests.port.pixel_samples import (
     CLIP_MEAN,
     CLIP_STD,
     PICTURE,
@@ -26,11 +31,6 @@ from pixel_samples import (
     smooth,
     video_config,
 )
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-from port import InputError, listening
-from port.pixels import normalise, process_picture, process_video, video_size
-from port.tap import Tap
 
 SIDES = st.one_of(st.integers(1, 40), st.integers(20, 200))
 COLOURS = st.sampled_from([([0.5] * 3, [0.5] * 3), (CLIP_MEAN, CLIP_STD), ([0.1, 0.9, 0.0], [0.3, 2.0, 1.0])])

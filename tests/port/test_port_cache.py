@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from port_samples import raw_config
 
 from port import InputError, Qwen3VLConfig
 from port.cache import KVCache
 from port.text import causal_mask
+from tests.port.port_samples import raw_config
 
 CONFIG = Qwen3VLConfig.from_dict(raw_config()).text
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from port_samples import TOKEN_IDS, raw_config
 
 from port import ConfigError, Qwen3VL, Qwen3VLConfig
 from reference.shapes import config_dict, get_shape
+from tests.port.port_samples import TOKEN_IDS, raw_config
 
 Change = Callable[[dict[str, Any]], None]
 

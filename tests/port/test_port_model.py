@@ -11,10 +11,24 @@ from dataclasses import replace
 
 import pytest
 import torch
-from port_samples import CLIP, IMAGE, ROWS, TALL, VIDEO, WIDE, Part, Picture, batch, make_model, real, text, tokens_of
 from torch import Tensor
 
 from port import InputError, Inputs, Qwen3VL, listening
+from tests.port.port_samples import (
+    CLIP,
+    IMAGE,
+    ROWS,
+    TALL,
+    VIDEO,
+    WIDE,
+    Part,
+    Picture,
+    batch,
+    make_model,
+    real,
+    text,
+    tokens_of,
+)
 
 TOLERANCE = 1e-9
 NAMES = list(ROWS)

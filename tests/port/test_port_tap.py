@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from port_samples import ROWS, batch
 from torch import Tensor
 
 from port import Qwen3VL, listening
 from port.tap import Tap
+from tests.port.port_samples import ROWS, batch
 
 
 def test_without_a_listener_the_same_object_comes_back() -> None:

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from port_samples import CLIP, MERGE, PATCH_DIM, TALL, WIDE
 from torch import Tensor
 
 from port import InputError, Qwen3VL, listening
 from port.vision import attend_segments
+from tests.port.port_samples import CLIP, MERGE, PATCH_DIM, TALL, WIDE
 
 
 def _masked(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from port_samples import raw_config
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from port import ConfigError, Qwen3VL, WeightsError, load_model
 from port.weights import INDEX_FILE, SINGLE_FILE, Mismatch, checkpoint_name, published_name
 from reference.weights import tensor_values, weight_shapes
+from tests.port.port_samples import raw_config
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
 NORM = "model.language_model.layers.2.input_layernorm.weight"

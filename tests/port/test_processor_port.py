@@ -14,13 +14,13 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from template_samples import TOOLS, WITH_TOOLS
 from transformers import AutoProcessor
 from transformers.video_utils import VideoMetadata
 
 from port import InputError, Processor, listening, load_model
 from port.limits import Limits
 from reference.processor import PicturePath, ReferenceProcessor, VideoPath
+from tests.port.template_samples import TOOLS, WITH_TOOLS
 
 Side = Literal["left", "right"]
 Row = list[dict[str, Any]]

@@ -11,13 +11,13 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pixel_samples import noise, smooth
 from torchvision.transforms.v2 import functional as tv
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize as reference_size
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize as reference_video_size
 
 from port import InputError
 from port.resize import resize_bicubic, smart_resize, smart_resize_video
+from tests.port.pixel_samples import noise, smooth
 
 SIDES = st.one_of(st.integers(1, 100), st.integers(1, 5000), st.integers(1, 10**7))
 FACTORS = st.sampled_from([1, 7, 14, 16, 28, 32, 48])

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from template_samples import TOOLS, WITH_TOOLS
 from transformers import AutoProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -24,6 +23,7 @@ from port.limits import Limits
 from port.template import ChatTemplate
 from reference.checkpoint import make_checkpoint
 from reference.template import chat_template
+from tests.port.template_samples import TOOLS, WITH_TOOLS
 
 TALK: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},

@@ -20,13 +20,13 @@ import qwen_vl_utils.vision_process as qwen
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pixel_samples import moving, noise, reference_videos, smooth, video_config, write_clip
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.video_utils import VideoMetadata, read_video_pyav
 
 from port import InputError
 from port.limits import Limits
 from port.video import Frames, load_video, sample_frames, timestamps
+from tests.port.pixel_samples import moving, noise, reference_videos, smooth, video_config, write_clip
 
 ALL = video_config(fps=1000.0)  # keeps every frame
 RATES = st.one_of(st.sampled_from([23.976, 24.0, 25.0, 29.97, 30.0, 60.0]), st.floats(0.01, 1000))
@@ -456,7 +456,7 @@ COST = """
 import json, resource, sys
 from pathlib import Path
 from port.video import load_video
-from pixel_samples import video_config
+from tests.port.pixel_samples import video_config
 load_video(Path(sys.argv[1]), video_config())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 video = load_video(Path(sys.argv[2]), video_config(max_frames=32))

@@ -14,7 +14,7 @@ import reference.trained as subject
 from reference.errors import ReferenceModelError
 from reference.model import ReferenceModel
 from reference.processor import ReferenceProcessor
-from reference.shapes import SEER
+from reference.shapes import TRAINED
 from reference.trained import trained_checkpoint
 from reference.training.__main__ import EXAM, WANTED
 from reference.training.evaluate import reference_answers
@@ -38,7 +38,7 @@ def test_it_is_what_the_run_wrote(provenance: dict[str, Any]) -> None:
 
 
 def test_its_small_files_are_those_that_the_code_makes(tmp_path: Path) -> None:
-    write_small_files(tmp_path, SEER)
+    write_small_files(tmp_path, TRAINED)
     for path in tmp_path.iterdir():
         assert (trained_checkpoint() / path.name).read_bytes() == path.read_bytes(), path.name
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
-from report_samples import run_document, suite_document
 
 from reports import ReportError, document
+from tests.reports.report_samples import run_document, suite_document
 
 Document = dict[str, Any]
 SMALL = {

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from report_samples import BAD_PATCH, GRIDS
 
 from reports import ReportError
 from reports.heatmap import heat_map, overlay, scale_for, worst_patch
+from tests.reports.report_samples import BAD_PATCH, GRIDS
 
 Document = dict[str, Any]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_samples import run_document, write_pictures
 
 from reports import document as documents
 from reports import formatting as fmt
@@ -19,6 +18,7 @@ from reports.html import html
 from reports.markdown import MOST_FAILING, markdown
 from reports.plots import case_plot, seam_plot
 from reports.templating import markdown_code, markdown_text
+from tests.reports.report_samples import run_document, write_pictures
 
 Document = dict[str, Any]
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from report_samples import run_document
 
 from reports import tables
+from tests.reports.report_samples import run_document
 
 Document = dict[str, Any]
 _INTEGERS = ("index", "call", "rows", "rows_failed", "mismatches")

@@ -1,0 +1,106 @@
+"""Timing both sides: warm, in turn, with peak memory. Ratios are the figures; absolute times are context."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from parity.bench.memory import peak_memory
+from parity.engines.base import ModelEngine, TensorMap
+
+What = Literal["vision", "prefill", "decode"]
+
+
+@dataclass
+class Samples:
+    """Seconds of each counted run, and the most memory that any run held beyond what was there before it."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "median": statistics.median(self.seconds),
+            "min": min(self.seconds),
+            "max": max(self.seconds),
+            "runs": len(self.seconds),
+            "peak_bytes": self.peak_bytes,
+        }
+
+
+def measure(
+    subject: ModelEngine,
+    reference: ModelEngine,
+    inputs: TensorMap,
+    tokens: Tensor,
+    *,
+    runs: int,
+    progress: Callable[[], None],
+) -> dict[str, Any]:
+    """Vision tower, prefill and one decode step of both sides.
+
+    One warm-up each, in which the memory is watched, then ``runs`` timed runs in turn (subject, reference,
+    subject, ...), so that a machine that slows down slows both. A prefill includes the vision tower.
+    """
+    sides = {"subject": subject, "reference": reference}
+    samples: dict[What, dict[str, Samples]] = {}
+    for side, engine in sides.items():
+        for what, peak in _once(engine, inputs, tokens, peak_memory).items():
+            samples.setdefault(what, {name: Samples() for name in sides})[side].peak_bytes = int(max(peak))
+        progress()
+    for _ in range(runs):
+        for side, engine in sides.items():
+            for what, seconds in _once(engine, inputs, tokens, _seconds).items():
+                samples[what][side].seconds.extend(seconds)
+            progress()
+    amounts = {"vision": _patches(inputs), "prefill": int(inputs["attention_mask"].sum()), "decode": len(tokens)}
+    return {
+        "note": f"{runs} timed runs of each side in turn after one warm-up; peak memory is how far the warm-up's "
+        "resident memory rose above its start; a prefill includes the vision tower",
+        "rows": [_row(what, samples[what], amounts[what]) for what in samples],
+    }
+
+
+def _row(what: What, sides: dict[str, Samples], amount: int) -> dict[str, Any]:
+    figures = {side: samples.to_json() for side, samples in sides.items()}
+    return {
+        "what": what,
+        "unit": "s",
+        **figures,
+        "ratio": figures["subject"]["median"] / figures["reference"]["median"],
+        "per_second": {
+            **{side: amount / figure["median"] for side, figure in figures.items()},
+            "unit": "patches/s" if what == "vision" else "tokens/s",
+        },
+    }
+
+
+Meter = Callable[[Callable[[], object]], float]
+
+
+def _once(engine: ModelEngine, inputs: TensorMap, tokens: Tensor, meter: Meter) -> dict[What, list[float]]:
+    """What ``meter`` reads of the vision tower, of a prefill, and of each decode step."""
+    values: dict[What, list[float]] = {}
+    if "pixel_values" in inputs or "pixel_values_videos" in inputs:
+        values["vision"] = [meter(lambda: engine.vision(inputs))]
+    session = engine.session(inputs, steps=tokens.shape[1])
+    values["prefill"] = [meter(session.prefill)]
+    if tokens.shape[1]:
+        steps = [tokens[:, step : step + 1] for step in range(tokens.shape[1])]
+        values["decode"] = [meter(lambda token=token: session.decode(token)) for token in steps]  # type: ignore[misc]
+    return values
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _patches(inputs: TensorMap) -> int:
+    return sum(len(inputs[name]) for name in ("pixel_values", "pixel_values_videos") if name in inputs)

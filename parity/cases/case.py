@@ -1,0 +1,89 @@
+"""What a case is: a checkpoint, prompts with pictures and videos, a batch, a mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from parity.cases.media import Source
+
+Padding = Literal["left", "right"]
+StageName = Literal["processor", "model", "weights"]
+
+
+@dataclass(frozen=True)
+class SeededCheckpoint:
+    """A checkpoint to make: see ``reference.checkpoint.make_checkpoint`` for the fields.
+
+    ``text_tie_flag`` puts a ``tie_word_embeddings`` into text_config that may contradict the top level.
+    """
+
+    shape: str = "tiny"
+    tied: bool | None = None
+    dtype: str = "float32"
+    layout: Literal["published", "legacy"] = "published"
+    max_shard_bytes: int | None = None
+    lm_head_entry: bool | None = None
+    rope_dialect: Literal["rope_scaling", "rope_parameters"] = "rope_scaling"
+    text_tie_flag: bool | None = None
+    seed: int = 0
+
+    @property
+    def label(self) -> str:
+        """A folder name that tells every field apart."""
+        parts = [self.shape, f"seed{self.seed}", self.dtype, self.layout, self.rope_dialect]
+        for name in ("tied", "lm_head_entry", "text_tie_flag", "max_shard_bytes"):
+            value = getattr(self, name)
+            if value is not None:
+                parts.append(f"{name}-{value}".lower().replace("_", "-"))
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class TrainedCheckpoint:
+    """The trained model that ships with the package, see ``reference.trained``."""
+
+    label: ClassVar[str] = "trained"
+    dtype: ClassVar[str] = "bfloat16"
+    rope_dialect: ClassVar[str] = "rope_scaling"
+    text_tie_flag: ClassVar[bool | None] = None
+
+
+Checkpoint = SeededCheckpoint | TrainedCheckpoint
+Row = tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input and what is judged on it.
+
+    ``stages`` are judged in order: "processor" (from the files to token ids and pixels), "model" (seam by seam),
+    "weights" (tensor by tensor). ``before`` and ``between`` are requests that the same model object serves first, and
+    between the case's prefill and its first decode step. ``phase`` is the phase of the integration that it tests.
+    """
+
+    name: str
+    title: str
+    phase: int
+    checkpoint: Checkpoint = field(default_factory=SeededCheckpoint)
+    rows: tuple[Row, ...] = ()
+    padding_side: Padding = "left"
+    decode_steps: int = 4
+    chunk: int | None = None
+    stages: tuple[StageName, ...] = ("processor", "model")
+    before: tuple[Case, ...] = ()
+    between: tuple[Case, ...] = ()
+
+    @property
+    def mode(self) -> str:
+        """The forwards of the case, in words."""
+        if "model" not in self.stages:
+            return " and ".join(self.stages)
+        prefill = "prefill" if self.chunk is None else f"prefill in chunks of {self.chunk}"
+        return f"{prefill} + {self.decode_steps} decode steps"
+
+
+TINY = SeededCheckpoint("tiny")
+TIED = SeededCheckpoint("tiny-tied")
+ODD = SeededCheckpoint("tiny-odd")
+TRAINED = TrainedCheckpoint()

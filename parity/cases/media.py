@@ -1,0 +1,263 @@
+"""Pictures and clips: from files, and the ones that ship with the package's own dependencies or come from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+import numpy as np
+from matplotlib import cbook
+from PIL import Image, UnidentifiedImageError
+
+from parity.core.errors import ParityError
+from reference.media import VideoFrames
+from reference.world.drawing import draw_clip, draw_picture
+from reference.world.questions import questions
+from reference.world.scenes import CLIP_FPS, CLIP_FRAMES, Scene, draw_scene
+
+# Of one video, decoded: a thousand frames of 720p.
+MAX_FRAME_BYTES = 3 * 2**30
+
+
+@dataclass(frozen=True)
+class Photo:
+    """The photograph of Grace Hopper that matplotlib ships, resized to ``size`` (width, height) if given."""
+
+    size: tuple[int, int] | None = None
+    box: tuple[int, int, int, int] | None = None
+
+    @property
+    def title(self) -> str:
+        return "grace_hopper.jpg" + (f", {self.size[0]} x {self.size[1]}" if self.size else "")
+
+    def load(self) -> Image.Image:
+        with Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)) as file:
+            image = file.convert("RGB")
+        if self.box:
+            image = image.crop(self.box)
+        return image.resize(self.size, Image.Resampling.BICUBIC) if self.size else image
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A picture of random blocks, width x height, from a seed: no two patches alike."""
+
+    width: int
+    height: int
+    seed: int = 0
+
+    @property
+    def title(self) -> str:
+        return f"noise {self.width} x {self.height} (seed {self.seed})"
+
+    def load(self) -> Image.Image:
+        rng = np.random.default_rng(self.seed)
+        small = rng.integers(0, 256, (self.height // 4 + 1, self.width // 4 + 1, 3), dtype=np.uint8)
+        return Image.fromarray(small).resize((self.width, self.height), Image.Resampling.BICUBIC)
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """A picture on disk."""
+
+    path: Path
+
+    @property
+    def title(self) -> str:
+        return self.path.name
+
+    def load(self) -> Image.Image:
+        """RGB pixels. Raises ParityError when the file is absent, no picture, or a decompression bomb."""
+        _check_file("picture", self.path)
+        try:
+            with Image.open(self.path) as image:
+                return image.convert("RGB")
+        except UnidentifiedImageError:
+            raise ParityError(
+                f"the picture {self.path} cannot be decoded: its format is unknown; convert it to PNG or JPEG"
+            ) from None
+        except (OSError, SyntaxError, ValueError) as error:
+            raise ParityError(
+                f"the picture {self.path} cannot be decoded: {error}; convert it to PNG or JPEG"
+            ) from None
+        except Image.DecompressionBombError as error:
+            raise ParityError(f"the picture {self.path} is too large: {error}; scale it down") from None
+
+
+@dataclass(frozen=True)
+class Cropped:
+    """The upper left part of another picture: three fifths of its width, nine tenths of its height."""
+
+    picture: Picture
+
+    @property
+    def title(self) -> str:
+        return f"{self.picture.title}, cropped"
+
+    def load(self) -> Image.Image:
+        image = self.picture.load()
+        return image.crop((0, 0, max(1, image.width * 3 // 5), max(1, image.height * 9 // 10)))
+
+
+FORMATS = ("jpeg", "turned", "grey", "alpha", "palette", "cmyk", "grey16")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Another picture in a file format with something to get wrong, see ``parity.cases.files``.
+
+    ``form``: "jpeg"; "turned" (an EXIF orientation that lays it on its side); "grey"; "alpha" (transparent on one
+    half); "palette" (256 colours, one of them transparent); "cmyk"; "grey16" (16 bits).
+    """
+
+    picture: Picture
+    form: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.picture.title}, {self.form}"
+
+    def load(self) -> Image.Image:
+        """The picture as it was before it was put into that form."""
+        return self.picture.load()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A camera panning over the photograph: ``frames`` frames of width x height at ``fps``."""
+
+    frames: int
+    width: int
+    height: int
+    fps: float = 4.0
+
+    @property
+    def title(self) -> str:
+        return f"clip of {self.frames} frames, {self.width} x {self.height}"
+
+    def load(self) -> VideoFrames:
+        image = Photo().load()
+        rng = np.random.default_rng(self.frames * 7919 + self.width)
+        path = np.cumsum(rng.integers(3, 12, (self.frames, 2)), axis=0)
+        frames = [np.asarray(image.crop((int(x), int(y), int(x) + self.width, int(y) + self.height))) for x, y in path]
+        return VideoFrames(np.stack(frames), self.fps)
+
+    def probe(self) -> VideoHeader:
+        return VideoHeader(self.frames, self.width, self.height, self.fps)
+
+
+@dataclass(frozen=True)
+class WorldPicture:
+    """A held-out picture of the small world that the trained model knows, see ``reference.world``."""
+
+    number: int
+
+    @property
+    def title(self) -> str:
+        return f"scene {self.number}"
+
+    @property
+    def question(self) -> str:
+        """One question that the trained model can answer."""
+        return _world(self.number, clip=False)[1]
+
+    def load(self) -> Image.Image:
+        return draw_picture(_world(self.number, clip=False)[0])
+
+
+@dataclass(frozen=True)
+class WorldClip:
+    """A held-out clip of the small world."""
+
+    number: int
+
+    @property
+    def title(self) -> str:
+        return f"moving scene {self.number}"
+
+    @property
+    def question(self) -> str:
+        """One question that the trained model can answer."""
+        return _world(self.number, clip=True)[1]
+
+    def load(self) -> VideoFrames:
+        return VideoFrames(draw_clip(_world(self.number, clip=True)[0]), CLIP_FPS)
+
+    def probe(self) -> VideoHeader:
+        scene = _world(self.number, clip=True)[0]
+        return VideoHeader(CLIP_FRAMES, scene.width, scene.height, CLIP_FPS)
+
+
+def _world(number: int, *, clip: bool) -> tuple[Scene, str]:
+    """A scene with a question about it; the same for the same number."""
+    rng = np.random.default_rng([number, clip])
+    scene = draw_scene(rng, clip=clip, held_out=True)
+    return scene, questions(scene, rng, 1)[0].text
+
+
+@dataclass(frozen=True)
+class VideoHeader:
+    """What a video says of itself; ``fps`` is the average."""
+
+    frames: int
+    width: int
+    height: int
+    fps: float
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video on disk, decoded with PyAV."""
+
+    path: Path
+
+    @property
+    def title(self) -> str:
+        return self.path.name
+
+    def probe(self) -> VideoHeader:
+        """Its header, when a first frame can be decoded. Raises ParityError where not."""
+        import av  # loads FFmpeg; only runs with a video need it
+
+        _check_file("video", self.path)
+        try:
+            with av.open(str(self.path)) as container:
+                if not container.streams.video:
+                    raise ParityError(f"{self.path} has no video stream; name a video")
+                stream = container.streams.video[0]
+                fps = float(stream.average_rate or 0)
+                first = next(container.decode(stream), None)
+        except (av.FFmpegError, OSError) as error:
+            why = error.strerror or error
+            raise ParityError(f"the video {self.path} cannot be decoded: {why}; convert it to MP4") from None
+        if first is None or stream.frames <= 0 or fps <= 0:
+            raise ParityError(
+                f"the video {self.path} says that it has {stream.frames} frames at {fps:g} frames a second; "
+                "convert it to MP4"
+            )
+        return VideoHeader(stream.frames, stream.width, stream.height, fps)
+
+
+def _check_file(what: str, path: Path) -> None:
+    """Refuse what no decoder would name well."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise ParityError(f"the {what} {path} does not exist") from None
+    except OSError as error:
+        raise ParityError(f"the {what} {path} cannot be read: {error.strerror}") from None
+    if path.is_dir():
+        raise ParityError(f"the {what} {path} is a folder; name a file")
+    if path.is_file() and size == 0:
+        raise ParityError(f"the {what} {path} is empty (0 bytes)")
+
+
+Picture = Photo | Noise | PictureFile | Cropped | Encoded | WorldPicture
+Video = Clip | VideoFile | WorldClip
+Source = str | Picture | Video
+
+
+def is_picture(source: Source) -> TypeGuard[Picture]:
+    """Whether a source is a still picture, and not a text or a video."""
+    return isinstance(source, Picture)

@@ -1,0 +1,99 @@
+"""How a subcommand is made: its section in ``parity --help``, its exit code, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial, wraps
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from parity.cli.console import printing
+from parity.cli.errors import UNTOUCHED, guarded
+from parity.documents.environment import environment
+from reports.staging import Staged
+from reports.write import write_report
+
+# The sections of ``parity --help``, in order.
+SECTIONS = {
+    "judge": "Judge: is it right, and where does it first go wrong?",
+    "make": "Make: inputs and checkpoints",
+    "measure": "Measure: how fast, how sharp, how sure",
+    "look": "Look: lists, reports and answers",
+}
+Action = Callable[..., int]
+
+
+class SectionedGroup(click.Group):
+    """A group whose help lists its commands by section."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections: dict[str, str] = {}  # command to section
+
+    def add(self, command: click.Command, section: str) -> None:
+        """Add a command to a section. Raises KeyError for a section that there is not."""
+        self.add_command(command)
+        self.sections[str(command.name)] = SECTIONS[section]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for title in SECTIONS.values():
+            rows = [
+                (name, command.get_short_help_str(width))
+                for name, command in self.commands.items()
+                if self.sections[name] == title
+            ]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+def subcommand(
+    group: click.Group, *, section: str | None = None, name: str | None = None, interrupted: str = UNTOUCHED
+) -> Callable[[Action], click.Command]:
+    """Make a function that returns an exit code a command of ``group``.
+
+    Errors become a message and an exit code; ``--debug`` shows the traceback. ``interrupted`` is said at Ctrl-C.
+    """
+
+    def decorate(action: Action) -> click.Command:
+        @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+        @wraps(action)
+        def run(*, debug: bool, **options: Any) -> None:
+            sys.exit(guarded(partial(action, **options), debug=debug, interrupted=interrupted))
+
+        made = click.command(name)(run)
+        if isinstance(group, SectionedGroup):
+            group.add(made, str(section))
+        else:
+            group.add_command(made)
+        return made
+
+    return decorate
+
+
+def here(*, threads: int, seed: int = 0) -> dict[str, Any]:
+    """The environment section of a document that this command makes."""
+    return environment(command=["parity", *sys.argv[1:]], seed=seed, threads=threads)
+
+
+def finish(
+    document: Mapping[str, Any], show: Callable[[Console], None], *, as_json: bool, out: Path | None = None
+) -> int:
+    """Write a document's report where ``out`` says so, print it or show it, and return the exit code of its verdict."""
+    if out is not None:
+        with Staged(out) as staged:
+            write_report(document, staged.work)
+    with printing() as console:
+        if as_json:
+            click.echo(json.dumps(document, allow_nan=False))
+        else:
+            show(console)
+            if out is not None:
+                click.echo(f"report: {out / 'report.html'}")
+    code: int = document["verdict"]["exit_code"] if "verdict" in document else 0
+    return code

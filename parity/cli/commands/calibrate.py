@@ -1,0 +1,53 @@
+"""``parity calibrate``: the smallest m without a false alarm, measured and kept as data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from parity.cases.registry import chosen_cases
+from parity.cases.standard import standard_suite
+from parity.cli.command import here
+from parity.cli.console import printing
+from parity.cli.progress import progress_bar
+from parity.documents.calibration import calibration_document
+from parity.runs.calibration import calibrate as measure_needs
+from parity.runs.loader import Loader
+from reports.atomic import write_text
+
+
+def calibrate(*, dtypes: tuple[str, ...], seeds: int, cases: tuple[str, ...], out: Path, as_json: bool) -> int:
+    """Carry the command out; 1 where a correct run needs more than the project's gates give."""
+    environment = here(threads=torch.get_num_threads())
+    named = chosen_cases(cases) or standard_suite()
+    chosen = [case for case in named if "model" in case.stages]
+    documents = []
+    for dtype in dtypes:
+        with progress_bar(len(chosen) * seeds, quiet=as_json) as step:
+            found = measure_needs(chosen, Loader(), dtype=dtype, seeds=seeds, progress=step)
+        document = calibration_document(found, chosen, dtype=dtype, seeds=seeds, environment=environment)
+        write_text(out / f"calibration-{dtype}.json", text=json.dumps(document, indent=1) + "\n")
+        documents.append(document)
+    with printing():
+        if as_json:
+            click.echo(json.dumps(documents))
+        else:
+            _show(documents, out)
+    alarms = [figures["false_alarms"] for document in documents for figures in document["comparisons"].values()]
+    return 1 if any(alarms) else 0
+
+
+def _show(documents: Sequence[dict[str, Any]], out: Path) -> None:
+    for document in documents:
+        click.echo(f"{document['dtype']}: {document['runs']} correct runs, {document['rows']} rows")
+        for name, figures in document["comparisons"].items():
+            click.echo(
+                f"  {name}: smallest m without a false alarm {figures['smallest_m']:.3g}; "
+                f"false alarms at m = {figures['m']:g}: {figures['false_alarms']}"
+            )
+    click.echo(f"data: {out}")

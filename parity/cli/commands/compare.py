@@ -1,0 +1,91 @@
+"""``parity compare``: two trace folders and the floors between further correct runs. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from parity.cli import console as view
+from parity.cli.command import finish, here
+from parity.cli.errors import USAGE
+from parity.core.compare import Comparison, compare
+from parity.core.errors import ParityError
+from parity.core.floors import Floors
+from parity.core.folder import FolderTrace, check_folder
+from parity.core.gates import DEFAULT_GATE, FloatGate
+from parity.core.trace import Trace
+from parity.core.verdict import judge
+from parity.documents.comparison import comparison_document
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What ``parity compare`` was asked for; ``multiple`` is the gate's m, None for the project's."""
+
+    subject: Path
+    reference: Path
+    floors: tuple[Path, ...]
+    multiple: float | None
+    out: Path | None
+    as_json: bool
+    every: bool
+
+
+def compare_folders(options: CompareOptions) -> int:
+    """Judge a subject's folder against the reference's; returns the exit code of the verdict."""
+    if not options.floors:
+        raise ParityError(
+            "no floor: give at least one further correct run with --floor; "
+            "`parity run --traces DIR` leaves some in DIR/floor-1, DIR/floor-2, ..."
+        )
+    gate = DEFAULT_GATE if options.multiple is None else FloatGate(m=options.multiple, ulps=DEFAULT_GATE.ulps)
+    reference, subject = FolderTrace(options.reference), FolderTrace(options.subject)
+    floors = Floors(reference)
+    for folder in options.floors:
+        _observe(floors, FolderTrace(folder))
+    findings = compare(subject, Comparison(reference, floors, gate))
+    document = comparison_document(
+        findings,
+        judge(findings),
+        subject=subject,
+        reference=reference,
+        floors=[str(folder) for folder in options.floors],
+        gate=gate,
+        environment=here(threads=1),
+    )
+    return finish(
+        document,
+        lambda console: _show(console, document, every=options.every),
+        as_json=options.as_json,
+        out=options.out,
+    )
+
+
+def _observe(floors: Floors, run: Trace) -> None:
+    entries = floors.yardstick.entries()
+    for entry in run:
+        if entry.key in entries and entries[entry.key].gate == "float":
+            floors.observe(entries[entry.key], run.read(entry.key))
+
+
+def check_folders(folders: Sequence[Path]) -> int:
+    """Say what is wrong with trace folders; 0 when nothing is, else 2."""
+    found = {folder: check_folder(folder) for folder in folders}
+    with view.printing():
+        for folder, problems in found.items():
+            count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+            click.echo(f"{folder}: {count if problems else 'sound'}")
+            for problem in problems:
+                click.echo(f"  {problem}")
+    return USAGE if any(found.values()) else 0
+
+
+def _show(console: Console, document: dict[str, Any], *, every: bool) -> None:
+    verdict = document["verdict"]
+    console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=every))
+    console.print(view.verdict_line(verdict), soft_wrap=True)

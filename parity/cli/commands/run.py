@@ -1,0 +1,169 @@
+"""``parity run``: one checkpoint, one input, the port beside the reference, a verdict and a report."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from parity.bench.models import measure
+from parity.cases.batch import batch_rows
+from parity.cases.case import Case, Row, SeededCheckpoint
+from parity.cases.media import PictureFile, Source, VideoFile
+from parity.cases.registry import chosen_cases
+from parity.cases.standard import photo_case, trained_case
+from parity.cli import console as view
+from parity.cli.command import finish, here
+from parity.cli.progress import Bar, progress_bar
+from parity.core.errors import ParityError
+from parity.documents.folders import report_folder
+from parity.documents.run import write_run
+from parity.engines.reference import ReferenceEngine
+from parity.runs.case_run import CaseRun, run_case
+from parity.runs.loader import Loader, named_checkpoint, read_config
+from parity.runs.store import TraceStore
+from reports.staging import Staged
+
+SEEDED = "seeded"  # as MODEL: the tiny seeded checkpoint
+TIMED_RUNS = 3
+# checkpoint, weights, pictures, yardstick, four floor runs, processor twice, model twice, report
+_WORK = 13
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What ``parity run`` was asked for."""
+
+    model: str | None
+    images: tuple[Path, ...]
+    videos: tuple[Path, ...]
+    prompt: str | None
+    batch: int
+    dtype: str
+    case: str | None
+    steps: int | None
+    chunk: int | None
+    padding_side: Literal["left", "right"]
+    out: Path | None
+    as_json: bool
+    every: bool
+    timing: bool
+    seed: int
+    threads: int | None
+    traces: Path | None
+
+
+def run(options: RunOptions) -> int:
+    """Carry the command out; returns the exit code of the verdict."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    case = chosen_case(options)
+    folder = report_folder(options.out, case.name)
+    if options.traces is not None and options.traces.exists():
+        raise ParityError(f"{options.traces} exists already; name a new folder for the traces")
+    loader = Loader()
+    timing = TIMED_RUNS + 1 if options.timing and "model" in case.stages else 0
+    with ExitStack() as stack:
+        store = TraceStore()
+        if options.traces is not None:
+            store = TraceStore(stack.enter_context(Staged(options.traces, what="traces")).work)
+        report = stack.enter_context(Staged(folder)).work
+        # Before the bar: a download has bars of its own.
+        named = None if options.model in (None, SEEDED) else named_checkpoint(str(options.model))
+        step = stack.enter_context(progress_bar(_WORK + timing, quiet=options.as_json))
+        step("checkpoint")
+        checkpoint = named or loader.checkpoint(case.checkpoint)
+        read_config(checkpoint)
+        if "model" in case.stages:
+            step("loading weights")  # first of all, so that a broken checkpoint is named before any forward
+            loader.port(checkpoint, options.dtype)
+            loader.reference(checkpoint, options.dtype)
+        step("pictures and prompt")
+        found = run_case(case, loader, dtype=options.dtype, folder=named, progress=step, store=store)
+        performance = _timed(found, step) if timing else None
+        step("report")
+        document = write_run(
+            found,
+            report,
+            environment=here(seed=options.seed, threads=torch.get_num_threads()),
+            performance=performance,
+        )
+    return finish(
+        document,
+        lambda console: _show(console, document, folder / "report.html", every=options.every),
+        as_json=options.as_json,
+    )
+
+
+def chosen_case(options: RunOptions) -> Case:
+    """The case that the options describe: one by name, the default, or one of the user's own."""
+    own = bool(options.images or options.videos) or options.prompt is not None
+    if options.case is not None:
+        (chosen,) = chosen_cases([options.case])
+        if own or options.model or options.batch > 1 or options.seed or options.steps is not None:
+            raise ParityError(
+                "--case brings its own model, seed, prompt, pictures, batch and steps; leave those out, or leave it out"
+            )
+        if options.chunk is not None or options.padding_side != "left":
+            raise ParityError("--case brings its own chunk and padding side; leave those out, or leave it out")
+        return chosen
+    if options.seed and options.model != SEEDED:
+        raise ParityError(f"--seed is the seeded checkpoint's; use `parity run {SEEDED} --seed {options.seed}`")
+    base = trained_case() if options.model is None else photo_case(SeededCheckpoint("tiny", seed=options.seed))
+    rows = base.rows
+    if own:
+        media: list[Source] = [*map(PictureFile, options.images), *map(VideoFile, options.videos)]
+        prompt = "Describe this." if options.prompt is None else options.prompt
+        if not media and not prompt:
+            raise ParityError("the prompt is empty and there is no picture; give --prompt a text, or leave it out")
+        rows = ((*media, prompt) if prompt else tuple(media),)
+    return replace(
+        base,
+        name="run" if own or options.model not in (None, SEEDED) else base.name,
+        title=_title(rows[0], options.batch) if own or options.batch > 1 else base.title,
+        phase=4 if options.batch > 1 else 1,
+        rows=batch_rows(rows[0], options.batch),
+        padding_side=options.padding_side,
+        decode_steps=base.decode_steps if options.steps is None else options.steps,
+        chunk=options.chunk,
+    )
+
+
+def _timed(run: CaseRun, step: Bar) -> dict[str, Any] | None:
+    """None where the subject cannot be timed because it failed to run."""
+    if run.result.error is not None or run.subject is None or run.model is None or run.inputs is None:
+        return None
+    # sdpa is what users of the reference run; eager is only the yardstick.
+    reference = ReferenceEngine(run.model.reference.model, "sdpa")
+    progress = iter(range(2 * (TIMED_RUNS + 1)))
+    return measure(
+        run.subject,
+        reference,
+        run.inputs.tensors,
+        run.model.tokens,
+        runs=TIMED_RUNS,
+        progress=lambda: step("timing") if next(progress) % 2 == 0 else None,
+    )
+
+
+def _show(console: Any, document: dict[str, Any], html: Path, *, every: bool) -> None:
+    verdict, case = document["verdict"], document["case"]
+    title = (
+        f"{document['subject']['name']} against {document['reference']['name']} {document['reference']['detail']}, "
+        f"{document['subject']['dtype']}; {document['checkpoint']['name']}; {case['mode']}, batch {case['batch']}"
+    )
+    console.print(view.plain(title))
+    console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=every))
+    if document["performance"] is not None:
+        console.print(view.performance_table(document["performance"]))
+    console.print(view.verdict_line(verdict), soft_wrap=True)
+    console.print(view.plain(f"report: {html}"), soft_wrap=True)
+
+
+def _title(row: Row, batch: int) -> str:
+    media = [part.title for part in row if not isinstance(part, str)]
+    what = ", ".join(media) if media else "text"
+    return what if batch == 1 else f"{what}, batch of {batch}"

@@ -1,0 +1,98 @@
+"""``parity suite``: the standard cases, a report each, and a verdict per phase."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from parity.cases.case import Case
+from parity.cases.registry import chosen_cases
+from parity.cases.standard import standard_suite
+from parity.cli import console as view
+from parity.cli.command import finish, here
+from parity.cli.progress import progress_bar
+from parity.core.errors import ParityError
+from parity.documents.folders import report_folder
+from parity.documents.run import write_run
+from parity.documents.suite import suite_document
+from parity.milestones.suite import run_suite
+from parity.runs.case_run import CaseRun
+from parity.runs.loader import Loader
+from reports.staging import Staged
+from reports.write import write_report
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """What ``parity suite`` was asked for; without cases and phases, everything."""
+
+    cases: tuple[str, ...]
+    phases: tuple[int, ...]
+    dtype: str
+    out: Path | None
+    as_json: bool
+    threads: int | None
+
+
+def suite(options: SuiteOptions) -> int:
+    """Carry the command out; returns the exit code of the verdict."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    every = standard_suite()
+    cases = _chosen(every, options)
+    folder = report_folder(options.out, "suite")
+    start = time.perf_counter()
+    environment = here(threads=torch.get_num_threads())
+    with Staged(folder) as staged, progress_bar(len(cases), quiet=options.as_json) as step:
+        begun: set[str] = set()
+
+        def progress(case: Case, _what: str) -> None:
+            if case.name not in begun:
+                begun.add(case.name)
+                step(f"{case.name}: {case.title}")
+
+        def finished(run: CaseRun) -> str:
+            place = f"cases/{run.case.name}"
+            write_run(run, staged.work / place, environment=environment)
+            return f"{place}/report.html"
+
+        summaries = run_suite(cases, Loader(), dtype=options.dtype, progress=progress, finished=finished)
+        seconds = round(time.perf_counter() - start, 3)
+        document = suite_document(summaries, every, environment=environment, seconds=seconds)
+        write_report(document, staged.work)
+    html = folder / "report.html"
+    return finish(document, lambda console: _show(console, document, html), as_json=options.as_json)
+
+
+def _chosen(every: Sequence[Case], options: SuiteOptions) -> list[Case]:
+    named = {case.name for case in chosen_cases(options.cases, among=every)}
+    chosen = [
+        case
+        for case in every
+        if (not named or case.name in named) and (not options.phases or case.phase in options.phases)
+    ]
+    if not chosen:
+        raise ParityError(
+            f"no case is left: {', '.join(options.cases)} is not in phase {', '.join(map(str, options.phases))}; "
+            "leave --phase out"
+        )
+    return chosen
+
+
+def _show(console: Console, document: dict[str, Any], html: Path) -> None:
+    for table in view.suite_tables(document):
+        console.print(table)
+    totals, verdict = document["totals"], document["verdict"]
+    console.print(
+        f"{totals['ran']} of {totals['cases']} cases ran, {totals['seams_compared']} seams and "
+        f"{totals['rows_compared']} rows compared, {totals['not_compared']} seams not compared, "
+        f"{totals['forwards']} forwards, {totals['seconds']:.0f} s"
+    )
+    console.print(view.verdict_line(verdict), soft_wrap=True)
+    console.print(view.plain(f"report: {html}"), soft_wrap=True)

@@ -1,0 +1,35 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+DTYPE = click.Choice(["float32", "bfloat16", "float16"])
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
+every_option = click.option("--every-seam", "every", is_flag=True, help="List every seam, also of parts that passed.")
+threads_option = click.option("--threads", type=click.IntRange(min=1), help="Threads of the numeric library.")
+out_option = click.option("--out", type=FOLDER, help="Folder of the report; default: a new one in parity-reports.")
+save_option = click.option("--out", type=FOLDER, help="Write a report to this folder; default: none is written.")
+
+
+def text(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Text that can be written as UTF-8."""
+    try:
+        (value or "").encode("utf-8")
+    except UnicodeEncodeError:
+        raise click.BadParameter("it is not valid UTF-8 text", param=parameter) from None
+    return value
+
+
+def model(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A folder or hub id that is not empty."""
+    if value is not None and not value.strip():
+        raise click.BadParameter("it is empty; name a folder or a hub id, or leave it out", param=parameter)
+    return value
+
+
+model_argument = click.argument("model", required=False, callback=model)
+prompt_option = click.option("--prompt", callback=text, help="The question.")

@@ -1,0 +1,42 @@
+"""A progress bar on stderr, so that stdout holds results only; nothing where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from parity.cli.console import make_console
+
+
+class Bar:
+    """A bar of known length on a terminal; nothing elsewhere."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=total) if progress else None
+
+    def __call__(self, what: str) -> None:
+        """The next piece of work is about to begin."""
+        if self._progress is not None and self._task is not None:
+            done = self._progress.tasks[0].fields.get("begun", 0)
+            self._progress.update(self._task, description=what, completed=done, begun=done + 1)
+
+
+@contextmanager
+def progress_bar(total: int, *, quiet: bool) -> Iterator[Bar]:
+    """A bar over ``total`` pieces of work; ``quiet`` draws nothing."""
+    console = make_console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield Bar(None, total)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Bar(progress, total)

@@ -1,0 +1,96 @@
+"""What all report documents share. Each is a JSON-able dict that ``reports`` turns into files; see ``reports/schema``.
+
+Nothing here needs torch, so that trace folders can be compared without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from parity.core.compare import Finding, Isolated
+from parity.core.trace import Description
+from parity.core.verdict import Judgement, Verdict
+
+SCHEMA_VERSION = "2.0"
+
+
+def document(kind: str, environment: Mapping[str, Any], **sections: Any) -> dict[str, Any]:
+    """A document of one kind; ``environment`` says where and with what it was made."""
+    return {"schema_version": SCHEMA_VERSION, "kind": kind, "environment": dict(environment), **sections}
+
+
+def verdict_section(verdict: Verdict, reason: str) -> dict[str, Any]:
+    return {"value": verdict.name, "exit_code": verdict.exit_code, "reason": reason}
+
+
+def judgement_section(judgement: Judgement) -> dict[str, Any]:
+    return {
+        **verdict_section(judgement.verdict, judgement.reason),
+        "first_divergence": judgement.first_divergence,
+        "seams_expected": judgement.seams_expected,
+        "seams_compared": judgement.seams_compared,
+        "rows_compared": judgement.rows_compared,
+        "not_compared": judgement.not_compared,
+    }
+
+
+def side_section(description: Description) -> dict[str, str]:
+    """Who made a trace: name, detail, dtype."""
+    return {"name": description.producer, "detail": description.detail, "dtype": description.dtype}
+
+
+def finding_sections(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    return [_finding(index, finding) for index, finding in enumerate(findings)]
+
+
+def _finding(index: int, finding: Finding) -> dict[str, Any]:
+    entry = finding.entry
+    return {
+        "index": index,
+        "seam": entry.key.name,
+        "call": entry.key.call,
+        "step": entry.step,
+        "group": entry.group,
+        "gate_kind": entry.gate,
+        "shape": list(entry.shape),
+        "subject_shape": None if finding.subject_shape is None else list(finding.subject_shape),
+        "dtype": entry.dtype,
+        "status": finding.status,
+        "rows": finding.rows,
+        "rows_failed": finding.rows_failed,
+        "worst_row": finding.worst_row,
+        "figure": finite(finding.figure),
+        "gate": finite(finding.gate),
+        "ratio": finite(finding.ratio),
+        "floor": finite(finding.floor),
+        "max_abs": finite(finding.max_abs),
+        "rmse": finite(finding.rmse),
+        "cosine": finite(finding.cosine),
+        "mismatches": finding.mismatches,
+        "exact_share": finding.exact_share,
+        "by_kind": dict(finding.by_kind),
+        "isolated": _isolated(finding.isolated),
+        "origin": finding.origin,
+        "side": finding.side,
+        "note": finding.note,
+    }
+
+
+def _isolated(isolated: Isolated | None) -> dict[str, Any] | None:
+    if isolated is None:
+        return None
+    return {
+        "status": isolated.status,
+        "figure": finite(isolated.figure),
+        "gate": finite(isolated.gate),
+        "ratio": finite(isolated.ratio),
+        "worst_row": isolated.worst_row,
+    }
+
+
+def finite(value: float | None) -> float | None:
+    """JSON has no NaN or Inf; a finding's status and note say what happened."""
+    return None if value is None or not np.isfinite(value) else value

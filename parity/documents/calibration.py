@@ -1,0 +1,44 @@
+"""The document of a calibration: the data behind the gate's m.
+
+It says what ran and when, not on whose machine: it is meant to be published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from parity.cases.case import Case
+from parity.core.gates import DEFAULT_GATE
+from parity.documents.base import document
+from parity.runs.calibration import Need, summaries
+
+_WORST_SHOWN = 5
+_PUBLISHED = ("created", "python", "threads", "packages")
+
+
+def calibration_document(
+    found: Sequence[Need], cases: Sequence[Case], *, dtype: str, seeds: int, environment: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Runs are counted once, not once for each comparison."""
+    made = summaries(found)
+    return document(
+        "calibration",
+        {name: environment[name] for name in _PUBLISHED},
+        dtype=dtype,
+        cases=[case.name for case in cases],
+        seeds=list(range(seeds)),
+        ulps=DEFAULT_GATE.ulps,
+        runs=len(found) // len(made),
+        rows=sum(need.rows for need in found),
+        comparisons={
+            name: {
+                "m": summary.gate.m,
+                "smallest_m": summary.smallest_m,
+                "false_alarms": summary.false_alarms,
+                "worst": [asdict(need) for need in summary.worst[:_WORST_SHOWN]],
+            }
+            for name, summary in made.items()
+        },
+    )

@@ -1,0 +1,86 @@
+"""What an engine is: a processor, a model or weights that can be traced; and questions that it can answer.
+
+Shape legend
+    B, S, V   batch, prompt tokens, vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# What a sink returns instead of None, the engine goes on with.
+Sink = Callable[[str, Tensor], Tensor | None]
+TensorMap = Mapping[str, Tensor]
+
+
+class Engine(Protocol):
+    """Who runs: the name, what tells two runs of it apart, and the dtype in which it runs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def detail(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+
+class Session(Protocol):
+    """One request: a prefill and the decode steps after it."""
+
+    def prefill(self) -> Tensor:
+        """All logits (B, S, V) of the prompts."""
+        ...
+
+    def decode(self, token_ids: Tensor) -> Tensor:
+        """Logits (B, 1, V) of the next tokens (B, 1)."""
+        ...
+
+
+class ModelEngine(Engine, Protocol):
+    """A model that can be traced and timed."""
+
+    def session(self, inputs: TensorMap, *, steps: int) -> Session:
+        """A fresh request with room for ``steps`` decode steps."""
+        ...
+
+    def trace(self, inputs: TensorMap, tokens: Tensor | None, *, steps: int, sink: Sink) -> Tensor:
+        """Run a request, every seam to ``sink``; see ``run_steps`` for tokens."""
+        ...
+
+    def vision(self, inputs: TensorMap) -> None:
+        """The vision tower alone, on all pictures and videos; for timing."""
+        ...
+
+
+def run_steps(session: Session, inputs: TensorMap, tokens: Tensor | None, *, steps: int) -> Tensor:
+    """Prefill and ``steps`` decode steps, fed with ``tokens`` (B, steps), or greedily where it is None.
+
+    Returns the tokens fed (B, steps). Rows padded on the right go on from their last real token.
+    """
+    logits = session.prefill()
+    last = last_real_token(inputs["attention_mask"])  # (B,)
+    following = logits[torch.arange(len(last)), last].argmax(dim=-1, keepdim=True)  # (B, 1)
+    fed = []
+    for step in range(steps):
+        token = following if tokens is None else tokens[:, step : step + 1]
+        fed.append(token)
+        following = session.decode(token)[:, -1].argmax(dim=-1, keepdim=True)
+    return torch.cat(fed, dim=1) if fed else torch.zeros(len(last), 0, dtype=torch.long)
+
+
+def last_real_token(attention_mask: Tensor) -> Tensor:
+    """(B, S) to (B,): the place of each row's last token that is no padding."""
+    return attention_mask.shape[1] - 1 - attention_mask.flip(1).int().argmax(dim=1)
+
+
+def tower_inputs(inputs: TensorMap) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pixels and grids of the pictures, then of the videos, as far as there are any."""
+    for pixels, grids in (("pixel_values", "image_grid_thw"), ("pixel_values_videos", "video_grid_thw")):
+        if pixels in inputs:
+            yield inputs[pixels], inputs[grids]

@@ -1,0 +1,12 @@
+"""The dtypes that models run in, by the names that the commands use."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def dtype_word(dtype: torch.dtype) -> str:
+    """torch.float32 -> float32"""
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,155 @@
+"""mistral.rs as an engine: greedy tokens and log-probabilities from its Python wheel, in a process of its own.
+
+The wheel prints to stdout and aborts the process on some errors, so it is never loaded into the harness itself.
+Run as a module, this file is that process: a JSON request on stdin, the answer in the file that it names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from parity.core.errors import ParityError
+from parity.engines.questions import Answer, Question, Token
+
+_SECONDS = 600
+_TOP = 5  # log-probabilities of so many tokens at each place
+
+
+class MistralRs:
+    """mistral.rs on the CPU in float32, one question after the other."""
+
+    @property
+    def title(self) -> str:
+        return "mistral.rs" if self.unavailable() else f"mistral.rs {version('mistralrs')}"
+
+    def unavailable(self) -> str | None:
+        if find_spec("mistralrs") is None:
+            return "mistralrs is not installed: pip install 'qwen3vl-parity[engines]'"
+        return None
+
+    def reads_mp4(self) -> bool:
+        """It decodes MP4 with the ffmpeg program."""
+        return shutil.which("ffmpeg") is not None
+
+    def answer(
+        self, folder: Path, questions: Sequence[Question], *, max_new_tokens: int, ignore_end: bool = False
+    ) -> list[Answer]:
+        """Raises ParityError when the wheel is not installed, or when its process fails."""
+        why = self.unavailable()
+        if why is not None:
+            raise ParityError(why)
+        if not (folder / "config.json").is_file():
+            # The engine would take the name for a hub id and go to the network.
+            raise ParityError(f"{folder / 'config.json'} does not exist; give a checkpoint folder")
+        request = {
+            "folder": str(folder.resolve()),
+            "questions": [
+                {
+                    "prompt": question.prompt,
+                    "images": [str(path.resolve()) for path in question.images],
+                    "videos": [str(path.resolve()) for path in question.videos],
+                }
+                for question in questions
+            ],
+            "steps": max_new_tokens,
+            "top": _TOP,
+            "ignore_end": ignore_end,
+        }
+        return [
+            Answer(
+                [Token(step["token_id"], {int(k): v for k, v in step["top"].items()}) for step in found["steps"]],
+                found["text"],
+                found["prompt_tokens"],
+            )
+            for found in _run(request)
+        ]
+
+
+def _run(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Answer a request in a process of its own."""
+    folder = request["folder"]
+    # Its CPU cache is float16 unless told otherwise.
+    environment = {**os.environ, "MISTRALRS_CPU_KV_F32": "1"}
+    with tempfile.TemporaryDirectory(prefix="parity-mistralrs-") as work:
+        answer_file = Path(work) / "answer.json"
+        try:
+            done = subprocess.run(
+                # -P: a folder of the user's that is called parity must not be imported.
+                [sys.executable, "-P", "-m", "parity.engines.mistralrs"],
+                input=json.dumps({**request, "answer": str(answer_file)}),
+                capture_output=True,
+                text=True,
+                env=environment,
+                timeout=_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise ParityError(f"mistral.rs gave no answer in {_SECONDS} s for {folder}") from None
+        if done.returncode or not answer_file.exists():
+            last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+            raise ParityError(f"mistral.rs failed on {folder} (exit code {done.returncode}): {last}")
+        answers: list[dict[str, Any]] = json.loads(answer_file.read_text(encoding="utf-8"))
+    return answers
+
+
+def _serve(request: dict[str, Any]) -> None:
+    import mistralrs as wheel
+
+    # Its type stubs know neither the subclasses of Which nor lists of content parts.
+    engine: Any = wheel
+    runner = engine.Runner(
+        which=engine.Which.MultimodalPlain(
+            model_id=request["folder"],
+            arch=engine.MultimodalArchitecture.Qwen3VL,
+            dtype=engine.ModelDType.F32,
+        ),
+        prefix_cache_n=0,
+        token_source="none",
+    )
+    answers = [_answer(engine, runner, request, question) for question in request["questions"]]
+    Path(request["answer"]).write_text(json.dumps(answers), encoding="utf-8")
+
+
+def _answer(engine: Any, runner: Any, request: dict[str, Any], question: dict[str, Any]) -> dict[str, Any]:
+    media = [
+        {"type": f"{kind}_url", f"{kind}_url": {"url": path}}
+        for kind in ("image", "video")
+        for path in question[f"{kind}s"]
+    ]
+    content = [*media, {"type": "text", "text": question["prompt"]}] if media else question["prompt"]
+    answer = runner.send_chat_completion_request(
+        engine.ChatCompletionRequest(
+            model="default",
+            messages=[{"role": "user", "content": content}],
+            max_tokens=request["steps"],
+            temperature=0.0,
+            top_k=1,
+            logprobs=True,
+            top_logprobs=request["top"],
+            ignore_eos=request["ignore_end"],
+            enable_thinking=False,
+        )
+    )
+    steps = [
+        {
+            "token_id": step.top_logprobs[0].token,
+            "top": {entry.token: entry.logprob for entry in step.top_logprobs},
+        }
+        for step in answer.choices[0].logprobs.content
+    ]
+    text = answer.choices[0].message.content or ""
+    return {"prompt_tokens": answer.usage.prompt_tokens, "steps": steps, "text": text}
+
+
+if __name__ == "__main__":
+    _serve(json.load(sys.stdin))

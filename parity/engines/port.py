@@ -1,0 +1,201 @@
+"""The from-scratch port as an engine: its processor, its model and its weights.
+
+Shape legend
+    B, S, V   batch, prompt tokens, vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from parity.cases.media_batch import MediaBatch
+from parity.engines.base import Session, Sink, TensorMap, run_steps, tower_inputs
+from parity.engines.dtypes import DTYPES, dtype_word
+from parity.engines.questions import Answer, Question, in_batches
+from parity.seams.weights import CONVOLUTION
+from port import GenerationConfig, Inputs, Processor, Qwen3VL, generate_all, listening, load_model
+from port.weights import LM_HEAD, checkpoint_name
+from reference.model import transformers_major
+
+VERSION = f"qwen3vl-parity {version('qwen3vl-parity')}"
+CONVOLUTION_WEIGHT = "model.visual.patch_embed.proj.weight"
+_OTHER_STEPS = 2  # decode steps of the other requests
+
+
+def replacing(sink: Sink) -> Callable[[str, Tensor], Tensor]:
+    """A listener for the port's taps: what ``sink`` returns replaces the value, None leaves it."""
+
+    def listen(name: str, tensor: Tensor) -> Tensor:
+        replaced = sink(name, tensor)
+        return tensor if replaced is None else replaced
+
+    return listen
+
+
+class PortProcessor:
+    """The port's processor."""
+
+    name, detail, dtype = "port", VERSION, "float32"
+
+    def __init__(self, processor: Processor) -> None:
+        self.processor = processor
+
+    def process(self, batch: MediaBatch, sink: Sink) -> None:
+        """Process the batch, every value under its seam's name to ``sink``."""
+        with listening(replacing(sink)):
+            self.processor(batch.conversations, padding_side=batch.padding_side)
+
+
+class PortEngine:
+    """The port's model; ``chunk`` is how many tokens it prefills at once, None all of them."""
+
+    name, detail = "port", VERSION
+
+    def __init__(self, model: Qwen3VL, *, chunk: int | None = None) -> None:
+        self.model = model
+        self.chunk = chunk
+
+    @property
+    def dtype(self) -> str:
+        return dtype_word(self.model.dtype)
+
+    def session(self, inputs: TensorMap, *, steps: int) -> Session:
+        return _PortSession(self.model, Inputs(**inputs), steps=steps, chunk=self.chunk)
+
+    def trace(self, inputs: TensorMap, tokens: Tensor | None, *, steps: int, sink: Sink) -> Tensor:
+        with listening(replacing(sink)):
+            return run_steps(self.session(inputs, steps=steps), inputs, tokens, steps=steps)
+
+    @torch.no_grad()
+    def vision(self, inputs: TensorMap) -> None:
+        for pixels, grids in tower_inputs(inputs):
+            self.model.model.visual(pixels, grids)
+
+
+class _PortSession:
+    def __init__(self, model: Qwen3VL, inputs: Inputs, *, steps: int, chunk: int | None) -> None:
+        self.model, self.inputs, self.chunk = model, inputs, chunk
+        batch, tokens = inputs.input_ids.shape
+        self.cache = model.new_cache(batch, tokens + steps)
+
+    @torch.no_grad()
+    def prefill(self) -> Tensor:
+        return self.model.prefill(self.inputs, self.cache, chunk=self.chunk)
+
+    @torch.no_grad()
+    def decode(self, token_ids: Tensor) -> Tensor:
+        return self.model.decode(token_ids, self.cache)
+
+
+@dataclass(frozen=True)
+class OtherRequests:
+    """Inputs of requests that a model serves before a request, and between its prefill and its first decode step."""
+
+    before: Sequence[TensorMap] = ()
+    between: Sequence[TensorMap] = ()
+
+
+class BusyPortEngine(PortEngine):
+    """The port's model, serving other requests before a request and between its prefill and its first decode step."""
+
+    def __init__(self, model: Qwen3VL, others: OtherRequests, *, chunk: int | None = None) -> None:
+        super().__init__(model, chunk=chunk)
+        self._others = others
+
+    def session(self, inputs: TensorMap, *, steps: int) -> Session:
+        self._serve(self._others.before)
+        return _Interrupted(super().session(inputs, steps=steps), lambda: self._serve(self._others.between))
+
+    def _serve(self, requests: Sequence[TensorMap]) -> None:
+        with listening(lambda _name, tensor: tensor):  # the listener of the traced request must not hear them
+            for inputs in requests:
+                with suppress(Exception):  # what breaks on them too is judged on the traced request
+                    run_steps(super().session(inputs, steps=_OTHER_STEPS), inputs, None, steps=_OTHER_STEPS)
+
+
+class _Interrupted:
+    """A session with something in between its prefill and its first decode step."""
+
+    def __init__(self, session: Session, between: Callable[[], None]) -> None:
+        self._session = session
+        self._between: Callable[[], None] | None = between
+
+    def prefill(self) -> Tensor:
+        return self._session.prefill()
+
+    def decode(self, token_ids: Tensor) -> Tensor:
+        if self._between is not None:
+            self._between()
+            self._between = None
+        return self._session.decode(token_ids)
+
+
+class PortWeights:
+    """The port's tensors, loaded from a checkpoint at the checkpoint's own dtype when they are asked for."""
+
+    name, detail = "port", "its own tensors"
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        self.folder, self.dtype = folder, dtype
+
+    @torch.no_grad()
+    def send(self, patches: Tensor, sink: Sink, *, head: bool) -> None:
+        """Every tensor to ``sink`` under its checkpoint name, then the patch embedding's convolution of ``patches``.
+
+        ``head``: a tied model, too, gives its matrix as ``lm_head.weight``. Raises as ``load_model`` does.
+        """
+        model = load_model(self.folder, dtype=DTYPES[self.dtype])
+        for name, tensor in tensors_of(model).items():
+            if name != LM_HEAD or head or not model.config.tie_word_embeddings:
+                sink(name, tensor)
+        sink(CONVOLUTION.name, model.model.visual.patch_embed.proj(patches).flatten(1))
+
+
+def tensors_of(model: Qwen3VL) -> dict[str, Tensor]:
+    """The port's tensors under their checkpoint names and in their checkpoint shapes."""
+    tensors: dict[str, Tensor] = {checkpoint_name(name): parameter for name, parameter in model.named_parameters()}
+    tensors[CONVOLUTION_WEIGHT] = model.model.visual.patch_embed.proj.weight()
+    tensors[LM_HEAD] = model.output_weight()
+    return tensors
+
+
+def port_processor(folder: Path) -> Processor:
+    """The port's processor, which writes videos into prompts as the installed transformers does."""
+    return Processor.load(folder, video_style="inside" if transformers_major() >= 5 else "in place")
+
+
+class PortAnswers:
+    """The port as an engine that answers questions, with its own processor and generation, in float32."""
+
+    title = "port"
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def reads_mp4(self) -> bool:
+        return True
+
+    def answer(
+        self, folder: Path, questions: Sequence[Question], *, max_new_tokens: int, ignore_end: bool = False
+    ) -> list[Answer]:
+        model, processor = load_model(folder), port_processor(folder)
+        config = GenerationConfig(
+            eos_token_ids=() if ignore_end else GenerationConfig.from_folder(folder).eos_token_ids
+        )
+
+        def batch(part: Sequence[Question]) -> list[Answer]:
+            inputs = processor([[question.message()] for question in part])
+            rows = generate_all(model, inputs, config, max_new_tokens=max_new_tokens)
+            lengths = inputs.attention_mask.sum(dim=1).tolist()
+            return [
+                Answer.of_tokens(row, processor.decode(row), length) for row, length in zip(rows, lengths, strict=True)
+            ]
+
+        return in_batches(questions, batch)

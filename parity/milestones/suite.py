@@ -1,0 +1,113 @@
+"""The standard suite: every case, its phase, and a verdict per phase. A case that did not run is no pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from parity.cases.case import Case
+from parity.core.compare import Finding
+from parity.core.errors import ParityError
+from parity.core.verdict import Judgement, Verdict, combine
+from parity.milestones.phases import PHASES
+from parity.runs.case_run import CaseRun, run_case
+from parity.runs.loader import Loader
+from port import PortError
+from reference.errors import ReferenceModelError
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """One line of a suite; ``report`` is where the case's own report lies, relative to the suite's."""
+
+    case: Case
+    judgement: Judgement
+    findings: Sequence[Finding]
+    forwards: int
+    seconds: float
+    report: str | None = None
+
+    @property
+    def ran(self) -> bool:
+        """Whether anything was compared."""
+        return self.judgement.seams_compared > 0
+
+
+@dataclass(frozen=True)
+class PhaseVerdict:
+    """A phase over the cases that it needs; those that did not run count against it."""
+
+    phase: int
+    title: str
+    verdict: Verdict
+    cases: int
+    ran: int
+    reason: str
+
+
+def run_suite(
+    cases: Sequence[Case],
+    loader: Loader,
+    *,
+    dtype: str,
+    progress: Callable[[Case, str], None],
+    finished: Callable[[CaseRun], str | None],
+) -> list[CaseSummary]:
+    """Run the cases in order. One that cannot be run becomes an INVALID line with its error, and the rest go on.
+
+    ``finished`` may write a case's report; it returns where the report lies.
+    """
+    summaries = []
+    for case in cases:
+        start = time.perf_counter()
+        try:
+            run = run_case(case, loader, dtype=dtype, progress=lambda what, case=case: progress(case, what))  # type: ignore[misc]
+        except (ParityError, PortError, ReferenceModelError) as error:
+            judgement = Judgement(Verdict.INVALID, f"the case did not run: {error}", None, 0, 0, 0)
+            summaries.append(CaseSummary(case, judgement, [], 0, _since(start)))
+            continue
+        seconds = _since(start)
+        judgement, findings = run.result.judgement, run.result.findings
+        summaries.append(CaseSummary(case, judgement, findings, run.forwards, seconds, finished(run)))
+    return summaries
+
+
+def suite_verdict(summaries: Sequence[CaseSummary], every: Sequence[Case]) -> tuple[Verdict, str]:
+    """The verdict over the cases that were asked for, with its reason; fewer than ``every`` case is INCOMPLETE."""
+    verdict = combine([summary.judgement.verdict for summary in summaries])
+    failed = [summary.case.name for summary in summaries if summary.judgement.verdict is not Verdict.PARITY]
+    if failed:
+        return verdict, f"{len(failed)} of {len(summaries)} cases failed: {', '.join(failed)}"
+    if len(summaries) < len(every):
+        return Verdict.INCOMPLETE, f"only {len(summaries)} of {len(every)} cases were asked for; those are at parity"
+    return verdict, f"all {len(summaries)} cases of all {len(PHASES)} phases are at parity"
+
+
+def phase_verdicts(summaries: Sequence[CaseSummary], cases: Sequence[Case]) -> list[PhaseVerdict]:
+    """One verdict per phase over ``cases``, the cases that the phase needs."""
+    return [_phase_verdict(phase, summaries, [case for case in cases if case.phase == phase]) for phase in PHASES]
+
+
+def _phase_verdict(phase: int, summaries: Sequence[CaseSummary], needed: Sequence[Case]) -> PhaseVerdict:
+    done = {summary.case.name: summary for summary in summaries if summary.case.phase == phase}
+    ran = [case.name for case in needed if case.name in done and done[case.name].ran]
+    absent = [case.name for case in needed if case.name not in ran]
+    verdict = combine([done[case.name].judgement.verdict for case in needed if case.name in done])
+    if absent and verdict is Verdict.PARITY:
+        verdict = Verdict.INCOMPLETE
+    failed = [name for name in ran if done[name].judgement.verdict is not Verdict.PARITY]
+    return PhaseVerdict(phase, PHASES[phase], verdict, len(needed), len(ran), _reason(failed, absent))
+
+
+def _reason(failed: Sequence[str], absent: Sequence[str]) -> str:
+    parts = []
+    if failed:
+        parts.append(f"failed: {', '.join(failed)}")
+    if absent:
+        parts.append(f"not run: {', '.join(absent)}")
+    return "; ".join(parts) or "every case at parity"
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 3)

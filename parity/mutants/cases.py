@@ -1,0 +1,46 @@
+"""The cases on which mutants are tried."""
+
+from __future__ import annotations
+
+# These catch every mistake in as few forwards as possible, which ``parity mutants`` shows anew each time; and the
+# trained model, whose activations are not those of weights from a seed.
+DEFAULT = (
+    "batch-3-chunked",
+    "long-right",
+    "config-traps",
+    "other-requests",
+    "conv3d-odd",
+    "processor",
+    "processor-odd",
+    "trained-batch",
+)
+# Every kind of input, for the whole kill matrix.
+ALL = (
+    "text",
+    "photo",
+    "strip",
+    "four-pictures",
+    "video",
+    "video-before-picture",
+    "picture-first",
+    "odd-shape",
+    "rope-parameters",
+    "legacy-layout",
+    "shards",
+    "chunked",
+    "conv3d-odd",
+    "tied-text-says-no",
+    "untied-text-says-yes",
+    "batch-2-left",
+    "batch-2-right",
+    "batch-3",
+    "batch-3-tied",
+    "batch-3-chunked",
+    "trained-batch",
+    "other-requests",
+    "long-right",
+    "config-traps",
+    "odd-batch",
+    "processor",
+    "processor-odd",
+)

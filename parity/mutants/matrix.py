@@ -1,0 +1,134 @@
+"""The kill matrix: mutants against cases. Which mistakes the gates catch, on which inputs, and at the right seam?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from parity.cases.case import Case
+from parity.mutants.base import Mutant
+from parity.mutants.outcomes import Outcome
+from parity.mutants.trial import prepare, try_mutant
+from parity.runs.loader import Loader
+
+Fate = Literal["caught", "survived", "invisible", "not exposed"]
+
+
+@dataclass(frozen=True)
+class MutantResult:
+    """One mutant over all cases."""
+
+    mutant: Mutant
+    fate: Fate
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def caught_by(self) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if outcome.caught]
+
+    @property
+    def localised(self) -> bool:
+        """Caught, and at the planted seam by every case that caught it."""
+        return bool(self.caught_by) and all(outcome.state == "at seam" for outcome in self.caught_by)
+
+    @property
+    def missed_by(self) -> list[Outcome]:
+        """Cases that have what the mistake needs, and let it through."""
+        return [outcome for outcome in self.outcomes if outcome.expected and not outcome.caught]
+
+    @property
+    def first(self) -> Outcome | None:
+        """Where it was caught; a place other than the planted one where there is any."""
+        caught = self.caught_by
+        return next((outcome for outcome in caught if outcome.state == "elsewhere"), caught[0] if caught else None)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """``forwards`` maps each case to the forward passes of one run."""
+
+    dtype: str
+    forwards: dict[str, int]
+    results: tuple[MutantResult, ...]
+
+    def of(self, *fates: Fate) -> list[MutantResult]:
+        return [result for result in self.results if result.fate in fates]
+
+    @property
+    def kill_rate(self) -> float:
+        """Caught mutants among those that must be caught in this dtype."""
+        due = self.of("caught", "survived", "not exposed")
+        return len(self.of("caught")) / len(due) if due else 0.0
+
+    @property
+    def localisation_rate(self) -> float:
+        caught = self.of("caught")
+        return sum(result.localised for result in caught) / len(caught) if caught else 0.0
+
+    @property
+    def proven(self) -> bool:
+        """Every mutant that changes the function in this dtype was caught, and there were any."""
+        return bool(self.of("caught")) and not self.of("survived", "not exposed")
+
+
+def kill_matrix(
+    mutants: Sequence[Mutant],
+    cases: Sequence[Case],
+    loader: Loader,
+    *,
+    dtype: str,
+    progress: Callable[[str], None] = lambda _what: None,
+) -> Matrix:
+    """Try every mutant on every case. Raises ParityError where the correct port does not pass a case."""
+    outcomes: dict[str, list[Outcome]] = {mutant.id: [] for mutant in mutants}
+    forwards: dict[str, int] = {}
+    with _one_thread():
+        for case in cases:
+            progress(f"{case.name}: yardstick")
+            ready = prepare(case, loader, dtype=dtype)
+            forwards[case.name] = ready.forwards
+            for mutant in mutants:
+                progress(f"{case.name}: {mutant.id}")
+                outcomes[mutant.id].append(try_mutant(mutant, ready))
+    results = [
+        MutantResult(mutant, fate(mutant, outcomes[mutant.id], dtype), tuple(outcomes[mutant.id])) for mutant in mutants
+    ]
+    return Matrix(dtype, forwards, tuple(results))
+
+
+def fate(mutant: Mutant, outcomes: Sequence[Outcome], dtype: str) -> Fate:
+    """Caught by any case; else a survivor, unless it cannot show in this dtype or on these cases.
+
+    Being called invisible is not enough: what is off by more than its floor on any case has survived.
+    """
+    if any(outcome.caught for outcome in outcomes):
+        return "caught"
+    if dtype not in mutant.dtypes:
+        return "invisible" if all(outcome.is_noise for outcome in outcomes) else "survived"
+    return "survived" if any(outcome.expected for outcome in outcomes) else "not exposed"
+
+
+def smallest_cover(matrix: Matrix) -> list[str]:
+    """Few cases that catch all that any case catches: greedily the one that adds most, then the cheapest."""
+    left = {result.mutant.id: {outcome.case for outcome in result.caught_by} for result in matrix.of("caught")}
+    cover: list[str] = []
+    while left:
+        best = max(matrix.forwards, key=lambda case: (sum(case in by for by in left.values()), -matrix.forwards[case]))
+        cover.append(best)
+        left = {mutant: by for mutant, by in left.items() if best not in by}
+    return cover
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors gain nothing from threads, and bits are then the same from run to run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

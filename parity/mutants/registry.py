@@ -1,0 +1,33 @@
+"""All mutants, in the order of the computation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from parity.core.errors import ParityError
+from parity.mutants.base import Mutant
+from parity.mutants.mistakes import (
+    inputs,
+    loading,
+    merger,
+    patches,
+    positions,
+    processor,
+    rope,
+    scatter,
+    state,
+    text,
+    vision,
+)
+
+_FILES = (processor, loading, inputs, positions, patches, vision, merger, scatter, rope, state, text)
+ALL: tuple[Mutant, ...] = tuple(mutant for file in _FILES for mutant in file.MUTANTS)
+
+
+def chosen(ids: Sequence[str]) -> list[Mutant]:
+    """The mutants of these ids, or all. Raises ParityError naming an id that there is not."""
+    by_id = {mutant.id: mutant for mutant in ALL}
+    unknown = [name for name in ids if name not in by_id]
+    if unknown:
+        raise ParityError(f"there is no mutant {', '.join(unknown)}; there are {', '.join(sorted(by_id))}")
+    return [by_id[name] for name in dict.fromkeys(ids)] if ids else list(ALL)

@@ -1,0 +1,159 @@
+"""What there is in a case that a mistake may need to show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from parity.cases.case import Case, Row
+from parity.cases.further import LONG_TEXT
+from parity.cases.media import Encoded, VideoFile, is_picture
+from parity.core.trace import PADDING, SeamKey, Trace
+from parity.runs.inputs import CaseInputs
+from parity.runs.model_stage import ModelStage
+from parity.runs.processor_stage import ProcessorStage
+from parity.runs.stage import Stage
+from port.mrope import mrope_positions
+from reference.media import PicturePath, VideoPath
+
+# Mean square of a row up to which an eps of 1e-5 for 1e-6 moves its norm by more than float32's rounding, twofold.
+FAINT = 16.0
+
+
+def traits(case: Case, stage: Stage[Any], inputs: CaseInputs | None) -> frozenset[str]:
+    """The traits of a case that count for one of its stages; ``forward`` and ``weights`` are there in any case."""
+    if isinstance(stage, ModelStage) and inputs is not None:
+        return model_traits(case, inputs, stage.yardstick.trace)
+    if isinstance(stage, ProcessorStage):
+        return processor_traits(case, stage)
+    return frozenset({"weights"})
+
+
+def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]:
+    """What there is in a case that a mistake in the model may need to show. ``trace`` is the yardstick's."""
+    checkpoint = case.checkpoint
+    tensors, vision, text = inputs.tensors, inputs.config["vision_config"], inputs.config["text_config"]
+    side = round(vision["num_position_embeddings"] ** 0.5)
+    grids = [tensors[name].tolist() for name in ("image_grid_thw", "video_grid_thw") if name in tensors]
+    lengths = [[h * w for t, h, w in each for _ in range(t)] for each in grids]
+    rows = [[not isinstance(part, str) for part in row] for row in case.rows]
+    tokens, merge = tensors["input_ids"].shape[1], vision["spatial_merge_size"]
+    positions, delta = _positions(inputs)
+    padded = bool((tensors["attention_mask"] == 0).any())
+    found = {
+        "forward": True,
+        "image": "image_grid_thw" in tensors,
+        "picture": bool(grids),
+        "pictures": any(sum(row) > 1 for row in rows),
+        "pictures in two rows": "image_grid_thw" in tensors and sum(map(_has_picture, case.rows)) > 1,
+        "picture in a later row": any(map(any, rows[1:])),
+        "segments": any(len(each) > 1 for each in lengths),
+        "unequal segments": any(len(set(each)) > 1 or len(each) > 2 for each in lengths),
+        "large picture": any(max(each) ** 2 * vision["num_heads"] > 2**15 for each in lengths),
+        "larger than the table": any(max(h, w) > side for each in grids for _, h, w in each),
+        "video": "video_grid_thw" in tensors,
+        "frames": any(t > 1 for each in grids for t, _, _ in each),
+        "rows and columns": any(min(h, w) > merge for each in grids for _, h, w in each),
+        "landscape": any(w > h for each in grids for _, h, w in each),
+        "rope delta": bool((delta != 0).any()),
+        "video first": any(map(_video_first, case.rows)),
+        "batch": padded,
+        "left": padded and case.padding_side == "left",
+        "right": padded and case.padding_side == "right",
+        "chunked": inputs.chunks > 1,
+        "requests": bool(case.before or case.between),
+        "48 positions": int(positions.max()) > 48,
+        "long": any(LONG_TEXT in row for row in case.rows),
+        "short": tokens < text["hidden_size"],
+        "untied": not inputs.config["tie_word_embeddings"],
+        "text flag": checkpoint.text_tie_flag is not None,
+        "rope parameters": checkpoint.rope_dialect == "rope_parameters",
+        "several taps": len(vision["deepstack_visual_indexes"]) > 1,
+        "grouped heads": text["num_key_value_heads"] < text["num_attention_heads"],
+        "five layers": text["num_hidden_layers"] == 5,
+        "weights finer than bfloat16": _stored_as(inputs.config) != "bfloat16",
+        "faint stream": _faintest(trace, text["num_hidden_layers"] - 1) < FAINT,
+    }
+    return frozenset(name for name, there in found.items() if there)
+
+
+def _stored_as(config: Mapping[str, Any]) -> str | None:
+    """The weights' dtype as config.json has it, in any of the places where releases of transformers put it."""
+    sections = (config, config["text_config"])
+    return next((part[name] for part in sections for name in ("dtype", "torch_dtype") if part.get(name)), None)
+
+
+def _faintest(trace: Trace, layer: int) -> float:
+    """The smallest mean square of a prompt token in the text stream after a layer."""
+    key = SeamKey(f"text.layers.{layer}.out", 0)
+    rows = trace.entries()[key].rows
+    stream = trace.read(key).astype(np.float64)  # (B, S, C)
+    real = trace.labels(rows) != PADDING if rows is not None else np.ones(stream.shape[:2], dtype=bool)
+    return float(np.square(stream).mean(axis=-1)[real].min())
+
+
+def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
+    """What there is in the media and the prompts of a case that a mistake in a processor may need to show."""
+    shapes = {entry.key.name: entry.shape for entry in stage.yardstick.trace}
+    forms = {part.form for row in case.rows for part in row if isinstance(part, Encoded)}
+    images = [_sizes(shapes, f"processor.images.{i}") for i in range(stage.batch.count(PicturePath))]
+    files = [part for row in stage.batch.rows for part in row if isinstance(part, VideoPath)]
+    headers = [VideoFile(part.path).probe() for part in files]
+    kept = [shapes[f"processor.videos.{i}.frame_indices"][0] for i in range(len(files))]
+    settings = stage.settings
+    factor = settings.patch * settings.merge
+    due = [header.frames / header.fps * (settings.fps or 0) for header in headers]
+    found = {
+        "image": bool(images),
+        "video": bool(files),
+        "pictures": any(sum(isinstance(part, PicturePath) for part in row) > 1 for row in stage.batch.rows),
+        "batch": 0 in stage.tensors["attention_mask"],
+        "turned": "turned" in forms,
+        "alpha": "alpha" in forms,
+        "grey16": "grey16" in forms,
+        "resized": any(before != after for before, after in images),
+        "shrunk": any(before[0] > 1.5 * after[0] for before, after in images),
+        "rounded up": any(after[0] > before[0] or after[1] > before[1] for before, after in images),
+        "halves": any(side % factor * 2 == factor and side // factor % 2 == 0 for sides, _ in images for side in sides),
+        "narrow": any(max(before) > 150 * min(before) for before, _ in images) and factor > 40,
+        "sampled": any(count < header.frames for count, header in zip(kept, headers, strict=True)),
+        "few frames": any(count < settings.min_frames for count in due),
+        "long video": any(header.frames > 40 and header.width > 128 for header in headers),
+        "odd frames": any(count % settings.temporal_patch for count in kept),
+        "three frames missing": settings.temporal_patch == 4 and any(count % 4 in (1, 3) for count in kept),
+        "merge is not temporal patch": settings.temporal_patch != settings.merge,
+        "two frames a patch": settings.temporal_patch == 2,
+    }
+    return frozenset(name for name, there in found.items() if there)
+
+
+def _sizes(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of a picture as decoded and as resized."""
+    decoded, resized = shapes[f"{name}.decoded"], shapes[f"{name}.resized"]
+    return (decoded[0], decoded[1]), (resized[1], resized[2])
+
+
+def _positions(inputs: CaseInputs) -> tuple[Tensor, Tensor]:
+    """position_ids (3, B, S) and rope_delta (B, 1) of the prompts."""
+    tensors, config = inputs.tensors, inputs.config
+    return mrope_positions(
+        tensors["input_ids"],
+        tensors["attention_mask"],
+        image_grid_thw=tensors.get("image_grid_thw"),
+        video_grid_thw=tensors.get("video_grid_thw"),
+        image_token_id=config["image_token_id"],
+        video_token_id=config["video_token_id"],
+        merge=config["vision_config"]["spatial_merge_size"],
+    )
+
+
+def _has_picture(row: Row) -> bool:
+    return any(is_picture(part) for part in row)
+
+
+def _video_first(row: Row) -> bool:
+    kinds = ["picture" if is_picture(part) else "video" for part in row if not isinstance(part, str)]
+    return "video" in kinds and "picture" in kinds[kinds.index("video") :]

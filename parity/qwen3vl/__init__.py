@@ -1,1 +1,0 @@
-"""Qwen3-VL: its seams, cases, suite and engines."""

@@ -1,0 +1,174 @@
+"""Calibrating m: what correct runs need, so that none is called wrong.
+
+Every case is run in true float64 and then by many correct engines: the reference's variants, further ones that made
+no floor, and the port. Each is judged by four floors, as a subject is: a variant that made one of them by the other
+three and a stand-in's, which differs from it by its nudge or its threads. The largest m that any row of any run needs
+is the smallest m without a false alarm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from parity.cases.case import Case, SeededCheckpoint
+from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE, FloatGate
+from parity.core.metrics import as_rows, row_errors
+from parity.core.trace import PADDING, Entry, SeamKey, Trace
+from parity.engines.base import ModelEngine
+from parity.engines.port import PortEngine
+from parity.engines.reference import ReferenceEngine
+from parity.runs.inputs import CaseInputs
+from parity.runs.loader import Loader
+from parity.runs.model_stage import ModelStage, floor_variants, model_stage
+from parity.runs.recorder import Recorder
+from parity.runs.yardstick import Progress
+from port import Qwen3VL
+from reference.model import ReferenceModel
+
+Rows = dict[SeamKey, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one correct run of one case needs; ``m`` is 0 where ulps alone cover it."""
+
+    case: str
+    run: str
+    isolation: str  # accumulated or isolated
+    m: float
+    seam: str
+    rows: int
+
+
+def stand_ins(model: ReferenceModel) -> list[ModelEngine]:
+    """One for each of ``floor_variants``, in their order: as much like it as another run can be."""
+    return [
+        ReferenceEngine(model, "eager", threads=1),
+        ReferenceEngine(model, "sdpa", threads=1),
+        ReferenceEngine(model, "sdpa", nudge=21, threads=1),
+        ReferenceEngine(model, "eager", nudge=22),
+    ]
+
+
+def further_runs(model: ReferenceModel, port: Qwen3VL) -> list[ModelEngine]:
+    """Correct runs that neither make a floor nor stand in for one that does."""
+    return [
+        ReferenceEngine(model, "sdpa", nudge=11),
+        ReferenceEngine(model, "eager", nudge=12, threads=1),
+        PortEngine(port),
+        PortEngine(port, chunk=13),
+    ]
+
+
+GATES: Mapping[str, FloatGate] = {"accumulated": DEFAULT_GATE, "isolated": ISOLATED_GATE}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What all correct runs need in one of the two comparisons; ``worst`` are all needs, the largest first."""
+
+    gate: FloatGate
+    smallest_m: float
+    false_alarms: int
+    worst: Sequence[Need]
+
+
+def calibrate(cases: Sequence[Case], loader: Loader, *, dtype: str, seeds: int, progress: Progress) -> list[Need]:
+    """What every correct run of every case needs, on ``seeds`` checkpoints of each case."""
+    found: list[Need] = []
+    for seed in range(seeds):
+        for case in cases:
+            spec = case.checkpoint
+            progress(f"{dtype}, seed {seed}, {case.name}")
+            if isinstance(spec, SeededCheckpoint):
+                spec = replace(spec, seed=seed)
+            elif seed:
+                continue  # there is but one
+            folder = loader.checkpoint(spec)
+            inputs = loader.inputs(replace(case, chunk=None), folder)
+            model, port = loader.reference(folder, dtype), loader.port(folder, dtype)
+            found += needs(inputs, model_stage(inputs, model), model=model, port=port)
+    return found
+
+
+def summaries(found: Sequence[Need]) -> dict[str, Summary]:
+    """The needs of each comparison, against its gate."""
+    made = {}
+    for isolation, gate in GATES.items():
+        worst = sorted((need for need in found if need.isolation == isolation), key=lambda need: need.m, reverse=True)
+        made[isolation] = Summary(gate, worst[0].m, sum(need.m > gate.m for need in worst), worst)
+    return made
+
+
+def needs(inputs: CaseInputs, stage: ModelStage, *, model: ReferenceModel, port: Qwen3VL) -> list[Need]:
+    """Every correct run of a case, in both comparisons."""
+    found = []
+    standard = floor_variants(model)
+    for isolation, instead in (("accumulated", None), ("isolated", stage.yardstick.trace)):
+        errors: list[tuple[str, Rows]] = []
+        for engine in [*standard, *stand_ins(model), *further_runs(model, port)]:
+            errors.append((_name(engine), _row_errors(engine, inputs, stage, instead)))
+        makers, seconds = ([rows for _, rows in errors[start : start + len(standard)]] for start in (0, len(standard)))
+        for index, (name, rows) in enumerate(errors):
+            floors = [seconds[place] if place == index else maker for place, maker in enumerate(makers)]
+            found.append(_need(name, isolation, rows, floors, stage))
+    return found
+
+
+def _name(engine: ModelEngine) -> str:
+    if isinstance(engine, ReferenceEngine):
+        return engine.variant
+    return "port" if not isinstance(engine, PortEngine) or engine.chunk is None else f"port, chunks of {engine.chunk}"
+
+
+def _row_errors(engine: ModelEngine, inputs: CaseInputs, stage: ModelStage, instead: Trace | None) -> Rows:
+    """Relative error of every row of every float value; NaN at padding."""
+    rows: Rows = {}
+    trace = stage.yardstick.trace
+    entries = trace.entries()
+
+    def measure(key: SeamKey, array: np.ndarray) -> None:
+        entry = entries[key]
+        if entry.gate == "float":
+            reference = as_rows(trace.read(key), entry.token_axes)
+            errors = row_errors(as_rows(array, entry.token_axes), reference)
+            rows[key] = np.where(_compared(entry, trace), errors, np.nan)
+
+    tokens = inputs.tensors["input_ids"].shape[1]
+    chunk = engine.chunk if isinstance(engine, PortEngine) else None
+    chunks = 1 if chunk is None else -(-tokens // chunk)
+    sink = Recorder(inputs.expected, measure, chunks=chunks, instead=instead)
+    engine.trace(inputs.tensors, stage.tokens, steps=inputs.decode_steps, sink=sink)
+    return rows
+
+
+def _compared(entry: Entry, trace: Trace) -> np.ndarray:
+    if entry.rows is None:
+        return np.ones(int(np.prod(entry.token_shape, dtype=np.int64)), dtype=bool)
+    return trace.labels(entry.rows).reshape(-1) != PADDING
+
+
+def _need(
+    name: str,
+    isolation: str,
+    rows: Rows,
+    floors: Sequence[Mapping[SeamKey, np.ndarray]],
+    stage: ModelStage,
+) -> Need:
+    """``GATES`` gives the ulps; its m is not used."""
+    worst, at, count = 0.0, "", 0
+    for key, errors in rows.items():
+        entry = stage.yardstick.trace.entries()[key]
+        spread = np.max([floor[key] for floor in floors], axis=0)
+        floor = np.maximum(spread, np.nanmedian(spread))
+        beyond = errors - GATES[isolation].ulp_floor(stage.yardstick.floors.dtype(entry))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            needed = np.where(beyond > 0, beyond / floor, 0.0)
+        largest = float(np.nanmax(needed))
+        count += int(np.isfinite(errors).sum())
+        if largest > worst:
+            worst, at = largest, str(key)
+    return Need(stage.case, name, isolation, worst, at, count)

@@ -1,0 +1,175 @@
+"""Running the port through a case: its stages in order, then one verdict. Data in, data out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from parity.cases.case import Case
+from parity.core.compare import Finding
+from parity.core.errors import ParityError
+from parity.core.verdict import Judgement, judge
+from parity.engines.base import Engine
+from parity.engines.port import BusyPortEngine, PortEngine
+from parity.runs.inputs import CaseInputs
+from parity.runs.loader import Loader, plain_config
+from parity.runs.model_stage import ModelStage, model_stage
+from parity.runs.stage import Stage, StageResult, judge_stage, not_loaded
+from parity.runs.store import NOT_KEPT, TraceStore
+from parity.runs.weights_stage import weights_stage
+from parity.runs.yardstick import Progress
+from port import PortError
+
+
+@dataclass(frozen=True)
+class Result:
+    """The findings of all stages and what they add up to. ``error`` is what the subject raised, where it did."""
+
+    findings: list[Finding]
+    judgement: Judgement
+    error: str | None = None
+
+    @classmethod
+    def of(cls, results: Sequence[StageResult]) -> Result:
+        findings = [finding for result in results for finding in result.findings]
+        error = next((result.error for result in results if result.error is not None), None)
+        return cls(findings, judge(findings, subject_error=error), error)
+
+
+@dataclass
+class CaseRun:
+    """A case that ran: its result, and what a report shows beside it.
+
+    ``dtype`` is the subject's. ``inputs`` is None where the case has weights alone. ``subject`` is the port's model
+    where it was run and loaded.
+    """
+
+    case: Case
+    folder: Path
+    dtype: str
+    config: dict[str, Any]
+    result: Result
+    own_checkpoint: bool = True  # the folder is the case's own checkpoint, not one that the user named
+    stages: list[Stage[Any]] = field(default_factory=list)
+    inputs: CaseInputs | None = None
+    subject: PortEngine | None = None
+    texts: Sequence[str] = ()
+
+    @property
+    def model(self) -> ModelStage | None:
+        """The model stage, where the case has one."""
+        return next((stage for stage in self.stages if isinstance(stage, ModelStage)), None)
+
+    @property
+    def floor_runs(self) -> list[str]:
+        """The correct runs that made the floors, of all stages."""
+        return [run for stage in self.stages for run in stage.yardstick.runs]
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of the model: the yardstick once; every floor run and the subject twice."""
+        if self.inputs is None or self.model is None:
+            return 0
+        steps = self.case.decode_steps + 1
+        return steps + 2 * len(self.model.yardstick.runs) * steps + 2 * (steps + self.inputs.chunks - 1)
+
+
+def run_case(
+    case: Case,
+    loader: Loader,
+    *,
+    dtype: str,
+    folder: Path | None = None,
+    progress: Progress = lambda _what: None,
+    store: TraceStore = NOT_KEPT,
+) -> CaseRun:
+    """Run the port through a case; ``folder`` is a checkpoint to take in the place of the case's own.
+
+    A subject that refuses the input or breaks has failed the case: its error becomes part of the verdict. Raises
+    ParityError and the rooms' own errors where the case cannot be run at all.
+    """
+    own = folder is None
+    checkpoint = loader.checkpoint(case.checkpoint) if folder is None else folder
+    config = plain_config(checkpoint)
+    inputs, stages = prepare_stages(
+        case, loader, dtype=dtype, folder=checkpoint, own=own, config=config, progress=progress, store=store
+    )
+    run = CaseRun(case, checkpoint, subject_dtype(case, dtype), config, Result.of([]), own, stages, inputs)
+    if run.model is not None:
+        processor = loader.processor(checkpoint)
+        run.texts = [processor.decode(ids) for ids in run.model.tokens.tolist()]
+    try:
+        subjects = [subject_of(stage, case, loader, dtype=dtype, folder=checkpoint) for stage in stages]
+    except PortError as error:
+        # The checkpoint is sound, the reference has just run on it: refusing it is the port's failure.
+        run.result = Result.of(not_loaded(stages, error))
+        return run
+    run.subject = next((subject for subject in subjects if isinstance(subject, PortEngine)), None)
+    run.result = Result.of(
+        [
+            judge_stage(stage, subject, progress=progress, store=store)
+            for stage, subject in zip(stages, subjects, strict=True)
+        ]
+    )
+    return run
+
+
+def prepare_stages(
+    case: Case,
+    loader: Loader,
+    *,
+    dtype: str,
+    folder: Path,
+    own: bool,
+    config: dict[str, Any],
+    progress: Progress = lambda _what: None,
+    store: TraceStore = NOT_KEPT,
+) -> tuple[CaseInputs | None, list[Stage[Any]]]:
+    """The case's stages with their yardsticks; ``own``: the folder is the case's own checkpoint."""
+    inputs: CaseInputs | None = None
+    stages: list[Stage[Any]] = []
+    if case.stages != ("weights",):
+        inputs = loader.inputs(case, folder, store=store)
+    for name in case.stages:
+        if name == "weights":
+            progress("weights")
+            reference = loader.reference(folder, "float32")
+            stages.append(weights_stage(case.name, folder, case.checkpoint.dtype, reference, config))
+        elif inputs is not None and name == "processor":
+            stages.append(inputs.processed)
+        elif inputs is not None:
+            model = loader.reference(loader.for_reference(case.checkpoint) if own else folder, dtype)
+            with _reference_runs(folder):
+                stages.append(model_stage(inputs, model, progress=progress, store=store))
+    return inputs, stages
+
+
+def subject_of(stage: Stage[Any], case: Case, loader: Loader, *, dtype: str, folder: Path) -> Engine:
+    """The port's part of a stage, loaded. Raises PortError where it refuses the checkpoint."""
+    if stage.name == "weights":
+        return loader.port_weights(case, folder)
+    if stage.name == "processor":
+        return loader.port_processor(folder)
+    return BusyPortEngine(loader.port(folder, dtype), loader.other_requests(case, folder), chunk=case.chunk)
+
+
+def subject_dtype(case: Case, dtype: str) -> str:
+    """Weights are judged at the checkpoint's own dtype, everything else at the one asked for."""
+    return case.checkpoint.dtype if case.stages == ("weights",) else dtype
+
+
+@contextmanager
+def _reference_runs(folder: Path) -> Iterator[None]:
+    """What the reference raises over an input that passed all checks is no defect of the harness."""
+    try:
+        yield
+    except ParityError:
+        raise
+    except (ValueError, RuntimeError, IndexError) as error:
+        raise ParityError(
+            f"the reference cannot run this input on {folder}: {error}; check that config.json, the tokenizer "
+            "and the processor's configs belong to one checkpoint"
+        ) from error

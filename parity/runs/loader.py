@@ -1,0 +1,173 @@
+"""Checkpoints found or made, models and processors loaded once: what several cases share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import port
+from parity.cases.case import Case, Checkpoint, TrainedCheckpoint
+from parity.core.errors import ParityError
+from parity.engines.dtypes import DTYPES
+from parity.engines.port import OtherRequests, PortProcessor, PortWeights, port_processor
+from parity.runs.inputs import CaseInputs, prepare_inputs
+from parity.runs.seeded import cache_folder, seeded_checkpoint
+from parity.runs.store import NOT_KEPT, TraceStore
+from reference.errors import ReferenceModelError
+from reference.hub import checkpoint_folder
+from reference.model import ReferenceModel, transformers_major
+from reference.processor import ReferenceProcessor
+from reference.trained import trained_checkpoint
+
+_PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+)
+
+
+class Loader:
+    """One checkpoint's models at a time: asking for another folder or dtype lets go of the last."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or cache_folder()
+        self._key: tuple[str, str] | None = None
+        self._reference: ReferenceModel | None = None
+        self._port: port.Qwen3VL | None = None
+        self._processors: tuple[str, ReferenceProcessor] | None = None
+
+    def checkpoint(self, spec: Checkpoint) -> Path:
+        """The folder of a seeded checkpoint, made if it is not there yet, or of the trained one."""
+        if isinstance(spec, TrainedCheckpoint):
+            return trained_checkpoint()
+        return seeded_checkpoint(spec, self.folder)
+
+    def for_reference(self, spec: Checkpoint) -> Path:
+        """The folder from which the installed transformers reads the same model.
+
+        transformers 4.57 cannot read the rope_parameters dialect, and follows a tie_word_embeddings in text_config.
+        It gets a twin without them: what those cases test is how the port reads the config.
+        """
+        if transformers_major() < 5 and not isinstance(spec, TrainedCheckpoint):
+            spec = replace(spec, rope_dialect="rope_scaling", text_tie_flag=None)
+        return self.checkpoint(spec)
+
+    def reference(self, folder: str | Path, dtype: str) -> ReferenceModel:
+        self._switch(folder, dtype)
+        if self._reference is None:
+            with _loading(f"the reference cannot load {folder}"):
+                self._reference = ReferenceModel.load(folder, dtype=DTYPES[dtype])
+        return self._reference
+
+    def port(self, folder: Path, dtype: str) -> port.Qwen3VL:
+        self._switch(folder, dtype)
+        if self._port is None:
+            self._port = port.load_model(folder, dtype=DTYPES[dtype])
+        return self._port
+
+    def processor(self, folder: str | Path) -> ReferenceProcessor:
+        """The reference's processor, which has no dtype."""
+        if self._processors is None or self._processors[0] != str(folder):
+            _check_processor_files(Path(folder))
+            with _loading(f"the processor of {folder} cannot be loaded"):
+                self._processors = str(folder), ReferenceProcessor.load(folder)
+        return self._processors[1]
+
+    def inputs(self, case: Case, folder: Path, *, store: TraceStore = NOT_KEPT) -> CaseInputs:
+        """A case's prompts and media through the reference's processor. Raises as ``prepare_inputs`` does."""
+        return prepare_inputs(case, processor=self.processor(folder), config=plain_config(folder), store=store)
+
+    def port_processor(self, folder: Path) -> PortProcessor:
+        """The port's processor, loaded anew."""
+        return PortProcessor(port_processor(folder))
+
+    def other_requests(self, case: Case, folder: Path) -> OtherRequests:
+        """The requests that the port serves before and between those of the case."""
+        before, between = (
+            [self.inputs(other, folder).tensors for other in requests] for requests in (case.before, case.between)
+        )
+        return OtherRequests(before, between)
+
+    def port_weights(self, case: Case, folder: Path) -> PortWeights:
+        """The port's tensors at the checkpoint's own dtype."""
+        return PortWeights(folder, case.checkpoint.dtype)
+
+    def _switch(self, folder: str | Path, dtype: str) -> None:
+        key = (str(folder), dtype)
+        if key != self._key:
+            self._key, self._reference, self._port = key, None, None
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Loading a user's files with a library that raises whatever it likes (tokenizers: a bare Exception)."""
+    try:
+        yield
+    except (ReferenceModelError, ImportError):
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise ParityError(f"{what}: {kind}: {error}; fix the checkpoint or download it again") from error
+
+
+def _check_processor_files(folder: Path) -> None:
+    """What transformers would guess around, or refuse without naming the file."""
+    for name in _PROCESSOR_FILES:
+        path = folder / name
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise ParityError(f"{path} is not valid JSON: {error}; download it again") from None
+        if not isinstance(found, dict):
+            raise ParityError(f"{path} holds a {type(found).__name__}, not an object; download it again")
+    for alternatives in (("tokenizer.json", "vocab.json"), ("preprocessor_config.json", "processor_config.json")):
+        if not any((folder / name).is_file() for name in alternatives):
+            raise ParityError(f"{folder / alternatives[0]} does not exist; download it again")
+
+
+def named_checkpoint(name: str) -> Path:
+    """The folder that a user named, or the downloaded snapshot of a hub id.
+
+    Raises ParityError or ReferenceModelError when it is neither.
+    """
+    try:
+        return checkpoint_folder(name)
+    except ReferenceModelError as error:
+        if error.__cause__ is None:
+            raise
+        # The hub's own texts run over several lines.
+        first = str(error).splitlines()[0].rstrip(".")
+        raise ParityError(f"{first}; download it where the hub can be reached, and give its folder") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json, after the port has checked it. Raises ConfigError."""
+    port.Qwen3VLConfig.from_folder(folder)
+    return plain_config(folder)
+
+
+def plain_config(folder: Path) -> dict[str, Any]:
+    """The parsed config.json of a checkpoint that the harness made, or that has been checked."""
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """sha256 over the names and contents of config.json and all safetensors files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

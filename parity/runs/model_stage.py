@@ -1,0 +1,87 @@
+"""The model stage: a prefill and decode steps, seam by seam, against the reference in true float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from parity.core.trace import Description
+from parity.engines.base import ModelEngine, Sink
+from parity.engines.reference import ReferenceEngine
+from parity.runs.inputs import CaseInputs
+from parity.runs.stage import Stage
+from parity.runs.store import NOT_KEPT, TraceStore
+from parity.runs.yardstick import Progress, ReferenceRun, measure_yardstick
+from parity.seams.labels import KINDS
+from reference.model import ReferenceModel
+
+
+@dataclass(kw_only=True)
+class ModelStage(Stage[ModelEngine]):
+    """``tokens`` (B, steps) are the greedy choice of ``reference``, the yardstick; every other run is fed with them."""
+
+    tokens: Tensor
+    reference: ReferenceEngine
+
+
+def floor_variants(model: ReferenceModel) -> list[ReferenceEngine]:
+    """The correct runs, at the model's own dtype, whose distance from the yardstick is the floor."""
+    return [
+        ReferenceEngine(model, "eager"),
+        ReferenceEngine(model, "sdpa"),
+        ReferenceEngine(model, "sdpa", nudge=1, threads=1),
+        ReferenceEngine(model, "eager", nudge=2),
+    ]
+
+
+def model_stage(
+    inputs: CaseInputs,
+    model: ReferenceModel,
+    *,
+    progress: Progress = lambda _what: None,
+    store: TraceStore = NOT_KEPT,
+) -> ModelStage:
+    """Run the reference in true float64 and, at its own dtype, in each variant of ``floor_variants``.
+
+    Raises ParityError as ``measure_yardstick`` does.
+    """
+    exact = ReferenceEngine(model, "eager", exact=True)
+    fed: list[Tensor] = []
+
+    def choose(sink: Sink) -> None:
+        fed.append(exact.trace(inputs.tensors, None, steps=inputs.decode_steps, sink=sink))
+
+    def described(engine: ReferenceEngine) -> Description:
+        return Description(engine.name, engine.detail, engine.dtype, inputs.name, kinds=KINDS)
+
+    def variant(engine: ReferenceEngine) -> ReferenceRun:
+        def run(sink: Sink) -> None:
+            engine.trace(inputs.tensors, fed[0], steps=inputs.decode_steps, sink=sink)
+
+        return ReferenceRun(engine.variant, described(engine), run)
+
+    yardstick = measure_yardstick(
+        ReferenceRun(exact.variant, described(exact), choose),
+        [variant(engine) for engine in floor_variants(model)],
+        inputs.expected,
+        inputs.labels,
+        progress=progress,
+        store=store,
+    )
+    tokens = fed[0]
+
+    def run(subject: ModelEngine, sink: Sink) -> None:
+        subject.trace(inputs.tensors, tokens, steps=inputs.decode_steps, sink=sink)
+
+    return ModelStage(
+        name="model",
+        case=inputs.name,
+        expected=inputs.expected,
+        labels=inputs.labels,
+        yardstick=yardstick,
+        run=run,
+        chunks=inputs.chunks,
+        tokens=tokens,
+        reference=exact,
+    )

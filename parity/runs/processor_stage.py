@@ -1,0 +1,121 @@
+"""The processor stage: from files to token ids, pixels and grids.
+
+The reference's values are the yardstick. A subject's processor starts from the same files and is judged against it;
+the models of both sides then run on what the reference's processor gave, so that a pixel that is rounded the other
+way does not pass for an error of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from parity.cases.media_batch import MediaBatch
+from parity.core.gates import DEFAULT_GATE
+from parity.core.trace import Description, SeamKey
+from parity.engines.base import Engine, Sink
+from parity.runs.recorder import to_numpy
+from parity.runs.stage import Stage
+from parity.runs.store import NOT_KEPT, TraceStore
+from parity.runs.yardstick import ReferenceRun, measure_yardstick
+from parity.seams.labels import KINDS, row_labels
+from parity.seams.processor import expected_processor_seams
+from parity.seams.spec import Expected, label_key
+from reference.media import PicturePath, VideoPath
+from reference.processor import ReferenceProcessor
+
+
+class ProcessorSubject(Engine, Protocol):
+    """A subject's processor."""
+
+    def process(self, batch: MediaBatch, sink: Sink) -> None:
+        """Process the batch, every value under its seam's name to ``sink``; what it returns replaces the value."""
+        ...
+
+
+@dataclass(frozen=True)
+class ProcessorSettings:
+    """The few settings of a processor that decide what an input can show."""
+
+    patch: int
+    temporal_patch: int
+    merge: int
+    fps: float | None
+    min_frames: int
+
+    @classmethod
+    def of(cls, processor: ReferenceProcessor) -> ProcessorSettings:
+        video = processor.processor.video_processor
+        return cls(video.patch_size, video.temporal_patch_size, video.merge_size, video.fps, video.min_frames)
+
+
+@dataclass(kw_only=True)
+class ProcessorStage(Stage[ProcessorSubject]):
+    """The stage with what the reference's processor returned: ``tensors`` are the model's inputs."""
+
+    batch: MediaBatch
+    settings: ProcessorSettings
+    tensors: dict[str, Tensor]
+
+
+def processor_stage(
+    name: str,
+    batch: MediaBatch,
+    processor: ReferenceProcessor,
+    config: Mapping[str, Any],
+    *,
+    store: TraceStore = NOT_KEPT,
+) -> ProcessorStage:
+    """Run the reference's processor. Raises ParityError when it does not give exactly the expected seams."""
+    expected = expected_of(batch, processor)
+    tensors: dict[str, Tensor] = {}
+
+    def run(sink: Sink) -> None:
+        tensors.update(processor.prepare(batch.rows, padding_side=batch.padding_side, sink=sink))
+
+    def labels() -> dict[SeamKey, np.ndarray]:
+        return prompt_labels(tensors, config)
+
+    description = Description("transformers", "processor", "float32", name, kinds=KINDS)
+    reference = ReferenceRun("processor", description, run)
+    yardstick = measure_yardstick(reference, (), expected, labels, name="reference-processor", store=store)
+    return ProcessorStage(
+        name="processor",
+        case=name,
+        expected=expected,
+        labels=labels,
+        # Every value is exact or counted in steps, for both comparisons alike.
+        yardstick=replace(yardstick, isolated_gate=DEFAULT_GATE),
+        run=lambda subject, sink: subject.process(batch, sink),
+        batch=batch,
+        settings=ProcessorSettings.of(processor),
+        tensors=tensors,
+    )
+
+
+def expected_of(batch: MediaBatch, processor: ReferenceProcessor) -> list[Expected]:
+    """The seams that a processor must give on this batch."""
+    own = processor.processor
+    return expected_processor_seams(
+        batch.count(PicturePath),
+        batch.count(VideoPath),
+        image_step=_step(own.image_processor),
+        video_step=_step(own.video_processor),
+    )
+
+
+def prompt_labels(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[SeamKey, np.ndarray]:
+    """The kinds of the prompt's tokens."""
+    arrays = {name: to_numpy(tensor) for name, tensor in tensors.items() if not name.startswith("pixel_values")}
+    key = label_key("tokens", 0)
+    return {key: row_labels(arrays, config, decode_steps=0)[key]}
+
+
+def _step(own: Any) -> float:
+    """One 8-bit step in normalised pixels; of the channel in which it is smallest."""
+    step: float = own.rescale_factor / max(own.image_std)
+    return step

@@ -1,0 +1,100 @@
+"""From an engine's stream of named tensors to values: call counts, chunks joined, torch to numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+
+from parity.core.trace import SeamKey, Trace
+from parity.seams.spec import Expected, SeamSpec
+
+OnValue = Callable[[SeamKey, np.ndarray], object]
+
+
+class Recorder:
+    """A sink for tensors. Each complete value goes to ``on_value`` as a numpy array of its own.
+
+    ``chunks`` is how many pieces the engine's prefill comes in: the pieces of a text seam are joined, so that a
+    chunked prefill is judged against a whole one. With ``instead``, the engine is given that trace's value in the
+    place of each of its own: every value is then that of one part alone.
+    """
+
+    def __init__(
+        self,
+        expected: Iterable[Expected],
+        on_value: OnValue,
+        *,
+        chunks: int = 1,
+        instead: Trace | None = None,
+    ) -> None:
+        self._specs: dict[str, SeamSpec] = {item.key.name: item.spec for item in expected}
+        self._on_value = on_value
+        self._chunks = chunks
+        self._instead = instead
+        self._calls: dict[str, int] = {}
+        self._pieces: dict[str, list[np.ndarray]] = {}
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor | None:
+        array = to_numpy(tensor)
+        spec = self._specs.get(name)
+        key = SeamKey(name, self._calls.get(name, 0))
+        pieces = self._pieces.setdefault(name, [])
+        start = sum(piece.shape[spec.chunk_axis] for piece in pieces) if spec and pieces and spec.chunked else 0
+        pieces.append(array)
+        whole = self._chunks == 1 or spec is None or spec.join == "once" or key.call > 0
+        if whole or len(pieces) == self._chunks:
+            self._calls[name] = key.call + 1
+            del self._pieces[name]
+            self._on_value(key, array if whole or spec is None else join(pieces, spec))
+        return self._replacement(key, spec, tensor, start)
+
+    def _replacement(self, key: SeamKey, spec: SeamSpec | None, tensor: Tensor, start: int) -> Tensor | None:
+        """The other trace's numbers for this piece; None where it has none of that shape."""
+        if self._instead is None or spec is None or key not in self._instead.entries():
+            return None
+        wanted = piece_of(self._instead.read(key), spec, start, tuple(tensor.shape))
+        if wanted.shape != tuple(tensor.shape):
+            return None  # a wrong shape has its own finding
+        return torch.from_numpy(np.ascontiguousarray(wanted)).to(tensor.device, tensor.dtype)
+
+
+def piece_of(whole: np.ndarray, spec: SeamSpec, start: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The part of a whole value that corresponds to a piece of ``shape`` which begins at token ``start``."""
+    if spec.join == "last":
+        return whole[:, :, : shape[2]]  # (B, K, T so far, D)
+    if spec.join in ("concat", "mask"):
+        axis = spec.chunk_axis
+        whole = whole[(slice(None),) * axis + (slice(start, start + shape[axis]),)]
+    return whole[..., : shape[-1]] if spec.join == "mask" else whole
+
+
+def both(first: OnValue, second: OnValue) -> OnValue:
+    """Every value to two places."""
+
+    def on_value(key: SeamKey, array: np.ndarray) -> None:
+        first(key, array)
+        second(key, array)
+
+    return on_value
+
+
+def join(pieces: list[np.ndarray], spec: SeamSpec) -> np.ndarray:
+    """One value from the pieces of a chunked prefill."""
+    if spec.join == "last":
+        return pieces[-1]  # a cache holds everything so far
+    if spec.join == "mask":
+        total = pieces[-1].shape[-1]
+        pieces = [np.pad(piece, [(0, 0)] * (piece.ndim - 1) + [(0, total - piece.shape[-1])]) for piece in pieces]
+    return np.concatenate(pieces, axis=spec.chunk_axis)
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """A numpy copy in the same dtype; bfloat16 keeps its bits."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().copy().view(ml_dtypes.bfloat16)
+    return tensor.numpy().copy()

@@ -1,0 +1,140 @@
+"""Stages, and the one loop that judges them: the subject runs, and every seam is judged as it is produced.
+
+A stage is a part of the pipeline that both sides carry out: the processor, the model, the weights. To add one, write
+a function that builds a `Stage`, as in ``processor_stage``, ``model_stage`` and ``weights_stage``, and name it in
+``case_run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from parity.core.compare import Comparison, Finding
+from parity.core.errors import ParityError
+from parity.core.isolation import combine_comparisons
+from parity.core.trace import Description, Entry
+from parity.engines.base import Engine, Sink
+from parity.runs.recorder import OnValue, Recorder, both
+from parity.runs.store import NOT_KEPT, Labels, TraceStore
+from parity.runs.yardstick import Progress, Yardstick
+from parity.seams.labels import KINDS
+from parity.seams.spec import Expected
+
+SubjectT = TypeVar("SubjectT", bound=Engine)
+
+
+@dataclass(kw_only=True)
+class Stage(Generic[SubjectT]):
+    """A part of the pipeline that is judged seam by seam.
+
+    ``run`` lets a subject carry the stage out and sends every value under its seam's name to the sink. ``chunks`` is
+    how many pieces the subject's prefill comes in.
+    """
+
+    name: str
+    case: str
+    expected: Sequence[Expected]
+    labels: Callable[[], Labels]
+    yardstick: Yardstick
+    run: Callable[[SubjectT, Sink], object]
+    chunks: int = 1
+
+    def describe(self, engine: Engine) -> Description:
+        """What a trace of this stage by an engine says of itself."""
+        return Description(engine.name, engine.detail, engine.dtype, self.case, kinds=KINDS)
+
+    def recorder(self, on_value: OnValue, *, isolated: bool = False) -> Recorder:
+        """A sink that passes every value on; ``isolated``: each part gets the reference's inputs."""
+        instead = self.yardstick.trace if isolated else None
+        return Recorder(self.expected, on_value, chunks=self.chunks, instead=instead)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What became of one stage. ``error`` is what the subject raised, where it did."""
+
+    findings: list[Finding] = field(default_factory=list)
+    error: str | None = None
+
+
+def judge_stage(
+    stage: Stage[SubjectT],
+    subject: SubjectT,
+    *,
+    isolated: bool = True,
+    progress: Progress = lambda _what: None,
+    store: TraceStore = NOT_KEPT,
+) -> StageResult:
+    """Run the subject on its own, and then with each part fed the reference's inputs, and judge every value.
+
+    A subject that raises has failed the stage: its error becomes part of the result. Without ``isolated``, or where
+    the stage has no isolated floors, there is no second run.
+    """
+    yardstick = stage.yardstick
+    progress(f"{stage.name} ({subject.name})")
+    comparison = Comparison(yardstick.trace, yardstick.floors, yardstick.gate, keep_rows=_shown_on_pictures)
+    with store.recording(f"subject{suffix(stage.name)}", stage.describe(subject), stage.expected, stage.labels) as keep:
+        error = attempt(stage, subject, stage.recorder(both(comparison.judge, keep)))
+    why = "the subject did not give this seam" if error is None else f"the subject failed before: {error}"
+    findings = comparison.findings(why_missing=why)
+    if error is not None or not isolated or yardstick.isolated_floors is None:
+        return StageResult(findings, error)
+    progress(f"{stage.name}, each part isolated ({subject.name})")
+    parts = Comparison(yardstick.trace, yardstick.isolated_floors, yardstick.isolated_gate)
+    error = attempt(stage, subject, stage.recorder(parts.judge, isolated=True))
+    return StageResult(combine_comparisons(findings, parts.findings()), error)
+
+
+def attempt(stage: Stage[SubjectT], subject: SubjectT, sink: Sink) -> str | None:
+    """Run the subject into ``sink``; what it raised, in words.
+
+    What the sink raises is no fault of the subject's and passes through, as do errors of the machine.
+    """
+    guard = _Guard(sink)
+    try:
+        stage.run(subject, guard)
+    except (ParityError, OSError, MemoryError):
+        raise
+    except Exception as raised:  # a subject may break in any way
+        if guard.failed is not None:
+            raise guard.failed from None
+        return f"{type(raised).__name__}: {raised}"
+    return None
+
+
+def not_loaded(stages: Sequence[Stage[SubjectT]], error: Exception) -> list[StageResult]:
+    """The results of a subject that refuses a checkpoint on which the reference runs."""
+    text = f"{type(error).__name__}: {error}"
+    results = []
+    for stage in stages:
+        comparison = Comparison(stage.yardstick.trace, stage.yardstick.floors, stage.yardstick.gate)
+        results.append(StageResult(comparison.findings(why_missing=f"the subject did not load: {text}"), text))
+    return results
+
+
+def suffix(stage: str) -> str:
+    """What sets a stage's trace folders apart: ``subject`` is the model's, ``subject-processor`` the processor's."""
+    return "" if stage == "model" else f"-{stage}"
+
+
+class _Guard:
+    """A sink that remembers what the sink within it raised."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.failed: Exception | None = None
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor | None:
+        try:
+            return self._sink(name, tensor)
+        except Exception as error:
+            self.failed = error
+            raise
+
+
+def _shown_on_pictures(entry: Entry) -> bool:
+    return entry.group == "vision" and entry.gate == "float"

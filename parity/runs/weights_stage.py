@@ -1,0 +1,86 @@
+"""The weights stage: every tensor of a checkpoint used once, bit for bit, and the patch embedding's accessor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from parity.core.floors import Floors
+from parity.core.trace import Description, MemoryTrace, SeamKey
+from parity.engines.base import Engine, Sink
+from parity.engines.dtypes import DTYPES
+from parity.runs.recorder import to_numpy
+from parity.runs.stage import Stage
+from parity.runs.store import entry_of
+from parity.runs.yardstick import Yardstick
+from parity.seams.weights import CONVOLUTION, expected_weight_seams
+from port.weights import LM_HEAD, published_name
+from reference.model import ReferenceModel
+
+
+class WeightsSubject(Engine, Protocol):
+    """A subject's tensors."""
+
+    def send(self, patches: Tensor, sink: Sink, *, head: bool) -> None:
+        """Every tensor under its checkpoint name, then the patch embedding's convolution of ``patches``.
+
+        ``patches`` are (N, C, T, P, P). ``head``: a tied model, too, gives its matrix as ``lm_head.weight``.
+        """
+        ...
+
+
+def weights_stage(case: str, folder: Path, dtype: str, reference: ReferenceModel, config: dict[str, Any]) -> Stage[Any]:
+    """Compare what a subject holds with the files and with ``torch.nn.Conv3d``.
+
+    One exact value for each tensor of the files (the patch embedding through ``Conv3dNoBias.weight()``, a redundant
+    ``lm_head.weight`` through the tied matrix), and the convolution's output on random patches. The same sum over
+    frames, one 2-D convolution each, makes its floor: these are the reference's two orders of addition.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                arrays[published_name(key)] = to_numpy(file.get_tensor(key))
+    expected = expected_weight_seams(arrays)
+    patches = _random_patches(config["vision_config"], dtype)
+    whole, frames = _convolved(patches, reference)
+    trace = MemoryTrace(Description("checkpoint files", folder.name, dtype, case))
+    for item in expected:
+        array = arrays.get(item.key.name, whole)
+        trace.add(entry_of(item, array), array)
+    floors = Floors(trace)
+    floors.observe(trace.entries()[SeamKey(CONVOLUTION.name, 0)], frames)
+
+    def run(subject: WeightsSubject, sink: Sink) -> None:
+        subject.send(patches, sink, head=LM_HEAD in arrays)
+
+    return Stage[Any](
+        name="weights",
+        case=case,
+        expected=expected,
+        labels=dict,
+        yardstick=Yardstick(trace=trace, floors=floors, runs=["the same sum, one 2-D convolution per frame"]),
+        run=run,
+    )
+
+
+def _random_patches(vision: dict[str, Any], dtype: str) -> Tensor:
+    """(64, C, T, P, P) in [-1, 1]."""
+    side = vision["patch_size"]
+    shape = (64, vision["in_channels"], vision["temporal_patch_size"], side, side)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(DTYPES[dtype])
+
+
+@torch.no_grad()
+def _convolved(patches: Tensor, reference: ReferenceModel) -> tuple[np.ndarray, np.ndarray]:
+    """Conv3d's output (64, C'), and that of one 2-D convolution for each frame, added."""
+    conv: nn.Conv3d = reference.model.model.visual.patch_embed.proj
+    weight = conv.weight.to(patches.dtype)
+    whole = nn.functional.conv3d(patches, weight, stride=conv.stride).flatten(1)
+    frames = [nn.functional.conv2d(patches[:, :, t], weight[:, :, t]).flatten(1) for t in range(weight.shape[2])]
+    return to_numpy(whole), to_numpy(torch.stack(frames).sum(dim=0))
