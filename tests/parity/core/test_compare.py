@@ -352,7 +352,7 @@ def _finding(status: str, note: str = "", rows: int = 1) -> Finding:
 
 
 OK = _finding("ok")
-NAN_REFERENCE = _finding("nonfinite", "NaN or Inf in the reference, 1 rows")
+NAN_REFERENCE = replace(_finding("nonfinite"), side="reference")
 NAN_SUBJECT = _finding("nonfinite", "NaN or Inf in the subject, 1 rows")
 BAD = {status: _finding(status) for status in ("diverged", "shape_mismatch", "unexpected")}
 
