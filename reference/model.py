@@ -85,15 +85,16 @@ class ReferenceModel:
 
     @property
     def attention(self) -> str:
-        return self.model.config._attn_implementation
+        return str(self.model.config._attn_implementation)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        dtype: torch.dtype = self.model.dtype
+        return dtype
 
     @property
     def version(self) -> str:
-        return transformers.__version__
+        return str(transformers.__version__)
 
     def use_attention(self, attention: Attention) -> None:
         self.model.set_attn_implementation(attention)
@@ -137,7 +138,8 @@ class ReferenceModel:
             use_cache=True,
         )
         state.next_position = state.next_position + 1
-        return out.logits
+        logits: Tensor = out.logits
+        return logits
 
     @torch.no_grad()
     def generate(

@@ -104,7 +104,8 @@ class ReferenceProcessor:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Token ids to text, special tokens shown."""
-        return self.processor.tokenizer.decode(list(token_ids))
+        text: str = self.processor.tokenizer.decode(list(token_ids))
+        return text
 
     def _sampled(self, part: VideoFrames | VideoPath) -> _Sampled:
         """The frames that the reference's rule keeps, by ``fps`` or ``num_frames`` of the video processor."""
@@ -117,9 +118,9 @@ class ReferenceProcessor:
 
     def _indices(self, metadata: VideoMetadata, **_: Any) -> np.ndarray:
         own = self.processor.video_processor
-        if own.num_frames is not None:
-            return own.sample_frames(metadata, num_frames=own.num_frames)
-        return own.sample_frames(metadata, fps=own.fps)
+        rule = {"fps": own.fps} if own.num_frames is None else {"num_frames": own.num_frames}
+        indices: np.ndarray = own.sample_frames(metadata, **rule)
+        return indices
 
     def _send_pictures(self, images: Sequence[Image.Image], sink: Sink) -> None:
         """Each picture by itself: in a batch, pictures of one size are resized together."""

@@ -174,8 +174,9 @@ class FolderTrace(Trace):
         try:
             if name not in self._handles:
                 # Mapped, not read: a handle costs a header, and parsing it anew for each tensor is slow.
-                self._handles[name] = safe_open(path, framework="np").__enter__()
-            return self._handles[name].get_tensor(tensor)
+                self._handles[name] = safe_open(path, framework="np").__enter__()  # type: ignore[no-untyped-call]
+            array: np.ndarray = self._handles[name].get_tensor(tensor)
+            return array
         except (OSError, SafetensorError) as error:
             raise TraceError(f"{path} does not give {tensor!r} for {key}: {error}") from None
 
@@ -273,7 +274,7 @@ def entry_from_json(seam: Mapping[str, Any]) -> Entry:
 def manifest_schema() -> dict[str, Any]:
     """The JSON Schema of ``manifest.json`` that ships with the package."""
     text = resources.files("parity.core").joinpath("trace.schema.json").read_text(encoding="utf-8")
-    schema = json.loads(text)
+    schema: dict[str, Any] = json.loads(text)
     schema["$defs"]["dtype"]["enum"] = list(DTYPES)
     return schema
 
@@ -281,7 +282,8 @@ def manifest_schema() -> dict[str, Any]:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return manifest
     except FileNotFoundError:
         raise TraceError(f"{path} does not exist; a trace is a folder with a {MANIFEST}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:

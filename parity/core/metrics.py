@@ -54,9 +54,11 @@ def pooled(subject: np.ndarray, reference: np.ndarray) -> Pooled:
 def kl_divergence(subject: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """KL(reference || subject) in nats of every row of two (rows, V) logits."""
     p, q = _log_softmax(reference), _log_softmax(subject)
-    return np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
+    divergence: np.ndarray = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
+    return divergence
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    log_softmax: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_softmax

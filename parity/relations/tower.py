@@ -23,7 +23,8 @@ def tower_features(model: Qwen3VL, pictures: Sequence[Picture], pixels: Tensor |
     grid = torch.tensor([[p.t, p.h * merge, p.w * merge] for p in pictures])
     given = torch.cat([pixels_of(picture, model) for picture in pictures]) if pixels is None else pixels
     merged, taps = model.model.visual(given, grid)
-    return torch.stack([merged, *taps])
+    stacked: Tensor = torch.stack([merged, *taps])
+    return stacked
 
 
 def turn_pixels(pixels: Tensor, picture: Picture, model: Qwen3VL) -> Tensor:
@@ -37,7 +38,8 @@ def turn_pixels(pixels: Tensor, picture: Picture, model: Qwen3VL) -> Tensor:
     raster[:, at_row * columns + at_column] = patches
     turned = raster.unflatten(1, (rows, columns)).transpose(1, 2).flatten(1, 2)
     to_row, to_column = merge_order(columns, rows, vision.spatial_merge_size)
-    return turned[:, to_row * rows + to_column].reshape(len(pixels), -1)
+    patches = turned[:, to_row * rows + to_column]  # (t, h*w, channels*T, P, P)
+    return patches.reshape(len(pixels), -1)
 
 
 def turn_tower(model: Qwen3VL) -> None:

@@ -148,7 +148,8 @@ def _row_errors(engine: ModelEngine, inputs: CaseInputs, stage: ModelStage, inst
 def _compared(entry: Entry, trace: Trace) -> np.ndarray:
     if entry.rows is None:
         return np.ones(int(np.prod(entry.token_shape, dtype=np.int64)), dtype=bool)
-    return trace.labels(entry.rows).reshape(-1) != PADDING
+    compared: np.ndarray = trace.labels(entry.rows).reshape(-1) != PADDING
+    return compared
 
 
 def _need(

@@ -140,7 +140,8 @@ class _Named:
         """(tokens, V) of the last forward: merged patches of all pictures, then of all clips."""
         tokens = torch.cat(self._tokens)
         self._tokens.clear()
-        return self._model.lm_head(self._model.model.language_model.norm(tokens))
+        logits: Tensor = self._model.lm_head(self._model.model.language_model.norm(tokens))
+        return logits
 
 
 def named_loss(logits: Tensor, said: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from reference.capture import capturing, send_state
 from reference.checkpoint import make_checkpoint
 from reference.errors import ReferenceModelError
+from reference.media import VideoFrames
 from reference.model import ReferenceModel
-from reference.processor import ReferenceProcessor, VideoFrames
+from reference.processor import ReferenceProcessor
 
 
 @pytest.fixture(scope="module")

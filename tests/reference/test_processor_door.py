@@ -7,7 +7,8 @@ import pytest
 from torch import Tensor
 
 from reference.checkpoint import make_checkpoint
-from reference.processor import ReferenceProcessor, VideoFrames
+from reference.media import VideoFrames
+from reference.processor import ReferenceProcessor
 
 
 @pytest.fixture(scope="module")

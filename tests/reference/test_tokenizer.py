@@ -161,7 +161,7 @@ _VIDEO = {"type": "video", "video": "a.mp4"}
 
 
 def test_turns_and_generation_prompt() -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},

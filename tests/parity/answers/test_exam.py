@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from parity.answers.exam import WANTED, Answers, Exam
 from parity.cases.case import TINY, TRAINED
@@ -91,10 +91,7 @@ def test_clips_as_gif_have_the_same_frames_in_fewer_colours() -> None:
     with Exam(ITEMS, "gif") as asked:
         place = next(place for place, file in enumerate(asked.files) if isinstance(file, VideoPath))
         with Image.open(asked.files[place].path) as gif:
-            shown = []
-            for number in range(gif.n_frames):
-                gif.seek(number)
-                shown.append(np.asarray(gif.convert("RGB"), dtype=float))
+            shown = [np.asarray(frame.convert("RGB"), dtype=float) for frame in ImageSequence.Iterator(gif)]
             assert gif.info["duration"] == 500
         drawn = draw_clip(ITEMS[place].scene).astype(float)
     assert len(shown) == len(drawn) == 4

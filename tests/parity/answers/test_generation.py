@@ -18,6 +18,7 @@ from torch import Tensor
 
 import port.model
 from parity.answers.generation import Agreement, compare_generation
+from parity.cases.case import SeededCheckpoint
 from parity.cases.standard import standard_suite
 from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader
@@ -89,7 +90,8 @@ def test_the_few_cases_cover_what_generation_depends_on() -> None:
     cases = [CASES[name] for name in FEW]
     assert {case.padding_side for case in cases} == {"left", "right"}
     assert {len(case.rows) for case in cases} >= {1, 8}
-    assert {case.checkpoint.shape for case in cases} == {"tiny", "tiny-odd", "tiny-tied"}
+    shapes = {case.checkpoint.shape for case in cases if isinstance(case.checkpoint, SeededCheckpoint)}
+    assert shapes == {"tiny", "tiny-odd", "tiny-tied"}
 
 
 @pytest.mark.parametrize(
@@ -103,13 +105,13 @@ def test_the_few_cases_cover_what_generation_depends_on() -> None:
 )
 @pytest.mark.parametrize("name", ["photo", "video"])
 def test_samples_are_those_of_transformers_for_the_same_seed(
-    sides: Callable[[str], Sides], name: str, choice: dict[str, float]
+    sides: Callable[[str], Sides], name: str, choice: dict[str, Any]
 ) -> None:
     """One row: transformers draws all rows from one generator, the port each from its own."""
     case = sides(name)
     seen = []
     for seed in (0, 5):
-        found = case.by_port(GenerationConfig(do_sample=True, **choice), seed=seed)  # type: ignore[arg-type]
+        found = case.by_port(GenerationConfig(do_sample=True, **choice), seed=seed)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             assert found == case.by_reference(do_sample=True, **choice)

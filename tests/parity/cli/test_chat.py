@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 import parity.answers.chat as subject
+import port
 from parity.cli.commands import chat as command
 from parity.cli.main import main
 from port import GenerationConfig, Processor, generate_all, load_model
@@ -245,7 +246,7 @@ def test_a_conversation_remembers_its_turns_and_pictures(
     tiny: Path, media: Path, expect: Callable[..., list[int]], words: Callable[[Sequence[int]], str]
 ) -> None:
     image = media / "good.png"
-    first = [{"type": "image", "image": image}, {"type": "text", "text": "What is it?"}]
+    first: list[dict[str, Any]] = [{"type": "image", "image": image}, {"type": "text", "text": "What is it?"}]
     said = [words(expect(("user", first), most=6))]
     turns: list[Turn] = [("user", first), ("assistant", said[0]), ("user", "And now?")]
     said.append(words(expect(*turns, most=6)))
@@ -414,7 +415,7 @@ def test_what_was_said_before_an_interrupt_is_remembered(
 
         monkeypatch.setattr(subject, "generate", generate)
 
-    own = subject.generate
+    own = port.generate
     interrupt_after(0)
     assert command._answered(talk, image, "What?") == image, "nothing was said, so the picture waits on"
     assert talk.messages == []

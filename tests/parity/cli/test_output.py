@@ -13,7 +13,6 @@ import pytest
 import parity.cli.commands.run
 import parity.documents.folders
 import parity.documents.run
-import reports.staging
 from parity.cli.progress import Bar
 from reports.errors import ReportError
 from reports.staging import Staged
@@ -158,7 +157,7 @@ def test_a_disk_that_fills_up_while_publishing_restores_the_earlier_report(
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(reports.staging.os, "replace", replace)
+    monkeypatch.setattr("reports.staging.os.replace", replace)
     staged = Staged(folder).__enter__()
     for name in ("a", "b", "c", "d"):
         (staged.work / name).write_text(f"new {name}", encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def _case(rows: tuple[Row, ...]) -> Case:
 
 
 def test_even_attention_and_even_logits_are_told(loader: Loader, inputs: CaseInputs) -> None:
-    model = load_model(loader.checkpoint(TINY), dtype=torch.float32)
+    model: Any = load_model(loader.checkpoint(TINY), dtype=torch.float32)
     with torch.no_grad():
         for layer in model.model.language_model.layers:
             layer.self_attn.q_norm.weight.zero_()

@@ -142,7 +142,11 @@ def _example() -> Spec:
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12, "rope_theta": 10000.0,
         "rope_scaling": {"mrope_section": [2, 2, 2], "mrope_interleaved": True, "rope_type": "default"},
     }  # fmt: skip
-    rows = [[5, Picture(1, 2, 3), 6, 7], [8], [Picture(2, 1, 2), 9, 10, Picture(1, 3, 1), 11]]
+    rows: list[list[int | Picture]] = [
+        [5, Picture(1, 2, 3), 6, 7],
+        [8],
+        [Picture(2, 1, 2), 9, 10, Picture(1, 3, 1), 11],
+    ]
     return Spec(3, vision, text, False, rows, "left", 4)
 
 

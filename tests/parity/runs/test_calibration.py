@@ -45,5 +45,5 @@ def test_a_gate_that_is_too_narrow_would_be_found(run_port: Any, monkeypatch: py
     assert max(need.m for need in found[:4]) > 1
     assert max(need.m for need in found) < DEFAULT_GATE.m
     assert summaries(found)["accumulated"].false_alarms == 0
-    monkeypatch.setitem(GATES, "accumulated", FloatGate(m=0.5, ulps=1.0))  # type: ignore[arg-type]
+    monkeypatch.setitem(GATES, "accumulated", FloatGate(m=0.5, ulps=1.0))
     assert summaries(found)["accumulated"].false_alarms > 0
