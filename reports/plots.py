@@ -121,7 +121,7 @@ def case_plot(document: Mapping[str, Any]) -> str | None:
                 _INK[{"PARITY": "dot", "DIVERGED": "bad"}.get(cases[place]["verdict"], "warn")] for place in drawn
             ],
         )
-        axes.set_yticks(range(len(cases)), [_shorten(case["name"], limit=38) for case in cases])
+        axes.set_yticks(range(len(cases)), [plain_label(case["name"], limit=38) for case in cases])
         axes.tick_params(axis="y", length=0, labelcolor=_INK["fg"])
         axes.xaxis.set_major_formatter(lambda value, _: fmt.ratio(float(value)))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -214,7 +214,7 @@ def _mark_first(main: Axes, lanes: Axes, *, finding: Mapping[str, Any], count: i
         axes.axvline(place, color=_INK["bad"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     right = place < count / 2
     main.annotate(
-        f"first divergence: {_shorten(finding['seam'], limit=60)}",
+        f"first divergence: {plain_label(finding['seam'], limit=60)}",
         (place, 0.955), xycoords=("data", "axes fraction"), xytext=(6 if right else -6, 0),
         textcoords="offset points", ha="left" if right else "right", va="center", fontsize=10, fontweight="bold",
         color=_INK["bad"], bbox={"facecolor": _INK["panel"], "edgecolor": "none", "pad": 1.5}, zorder=6,
@@ -238,7 +238,7 @@ def _bands(main: Axes, lanes: Axes, *, document: Mapping[str, Any]) -> None:
             continue
         taken.append((middle - half, middle + half))
         main.annotate(
-            _shorten(band.label, limit=40), (middle, 1.0), xycoords="axes fraction", xytext=(0, 5),
+            plain_label(band.label, limit=40), (middle, 1.0), xycoords="axes fraction", xytext=(0, 5),
             textcoords="offset points", ha="center", color=_INK["fg"], fontsize=10,
         )  # fmt: skip
 
@@ -288,7 +288,8 @@ def _title(finding: Mapping[str, Any]) -> str:
     )
 
 
-def _shorten(text: str, *, limit: int) -> str:
+def plain_label(text: str, *, limit: int) -> str:
+    """Text for a label in a figure: on one line, shortened, and without mathematics."""
     text = fmt.visible(text).replace("\n", " ")
     text = text if len(text) <= limit else text[: limit - 1] + "\u2026"
     # Dollar signs would start matplotlib's own mathematics.

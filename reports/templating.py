@@ -40,6 +40,7 @@ def environment() -> Environment:
         "visible": fmt.visible,
         "words": fmt.words,
         "plural": fmt.plural,
+        "percent": fmt.percent,
         "glyph": lambda status: fmt.GLYPHS[status],
         "bar": bar,
         "md": markdown_text,

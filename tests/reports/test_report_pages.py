@@ -15,14 +15,22 @@ from report_samples import run_document, write_pictures
 
 from reports import document as documents
 from reports import formatting as fmt
-from reports.html import html
-from reports.markdown import MOST_FAILING, markdown
+from reports.kinds import KINDS
+from reports.markdown import MOST_FAILING
 from reports.plots import case_plot, seam_plot
 from reports.templating import markdown_code, markdown_text
 
 Document = dict[str, Any]
 _VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' | `code` ``` $x$ $y$ {{ 7*7 }} \x00\x1b[31m"
+
+
+def html(sample: Document, *, pictures: Path) -> str:
+    return KINDS[sample["kind"]].formats["html"].make(sample, pictures).decode()
+
+
+def markdown(sample: Document) -> str:
+    return KINDS[sample["kind"]].formats["md"].make(sample, Path()).decode()
 
 
 class Page(HTMLParser):
@@ -269,7 +277,7 @@ def test_markdown_starts_with_the_verdict_and_lists_every_failure(diverged: Docu
     for finding in diverged["findings"]:
         listed = f"| {finding['index']} | `{finding['seam']}` |" in text
         assert listed or finding["status"] == "ok"
-    left = int(re.search(r"(\d+) more seams in findings\.csv", text)[1])  # type: ignore[index]
+    left = int(re.search(r"(\d+) more seams in the CSV file", text)[1])  # type: ignore[index]
     failing = sum(finding["status"] != "ok" for finding in diverged["findings"])
     assert left == len(diverged["findings"]) - failing - 20
 
@@ -280,7 +288,7 @@ def test_markdown_shows_the_twenty_nearest_by_ratio(parity: Document) -> None:
     ranked = sorted(parity["findings"], key=lambda finding: -(finding["ratio"] or 0))
     assert rows == [finding["index"] for finding in ranked[:20]]
     assert fmt.number(ranked[0]["figure"]) in text
-    assert f"{len(parity['findings']) - 20} more seams in findings.csv" in text
+    assert f"{len(parity['findings']) - 20} more seams in the CSV file" in text
 
 
 def test_markdown_fits_a_job_summary_however_much_fails() -> None:
