@@ -96,6 +96,8 @@ def load(path: Path) -> Document:
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}; "
             "if it was cut short, run the case again"
         ) from error
+    except ValueError as error:
+        raise ReportError(f"{path} cannot be read as JSON: {error}") from error
     except RecursionError as error:
         raise ReportError(f"{path} is nested too deeply to be a report document") from error
     validate(document, source=str(path))

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from reports import formatting as fmt
-from reports.plots import plain_label
+from reports.plots import missing_glyphs_allowed, plain_label
 
 # What a cell can be, with its colour. The colours differ in brightness too, so that they read in grey.
 CELLS: tuple[tuple[str, str], ...] = (
@@ -48,9 +48,9 @@ def picture(document: Mapping[str, Any]) -> bytes:
     mutants, cases = document["mutants"], document["cases"]
     values = cells(document)
     with mpl.rc_context({"font.family": "sans-serif"}):
-        height, width = 0.135 * max(len(mutants), 1) + 2.2, 6.2 + 0.62 * max(len(cases), 1)
+        height, width = 0.15 * len(mutants) + 2.2, 5.0 + 0.55 * len(cases)
         figure = Figure(figsize=(width, height), dpi=110)
-        axes = figure.add_axes((4.6 / width, 0.75 / height, 0.55 * len(cases) / width, 1 - 2.2 / height))
+        axes = figure.add_axes((3.3 / width, 0.75 / height, 0.55 * len(cases) / width, 1 - 2.2 / height))
         colours = ListedColormap([colour for _, colour in CELLS])
         if values.size:
             axes.imshow(
@@ -62,7 +62,9 @@ def picture(document: Mapping[str, Any]) -> bytes:
         figure.legend(handles=patches, loc="lower left", ncols=3, fontsize=7, frameon=False)
         figure.suptitle(_headline(document), x=0.01, y=1 - 0.1 / height, ha="left", va="top", fontsize=9)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", metadata={"Software": None})
+        # A box stands for a glyph that the font lacks.
+        with missing_glyphs_allowed():
+            figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -70,7 +72,7 @@ def _label(axes: Axes, mutants: Sequence[Mapping[str, Any]], cases: Sequence[Map
     names = [plain_label(case["name"], limit=40) for case in cases]
     axes.set_xticks(range(len(cases)), names, rotation=40, ha="left", fontsize=7)
     axes.xaxis.tick_top()
-    axes.set_yticks(range(len(mutants)), [plain_label(mutant["id"], limit=48) for mutant in mutants], fontsize=5.5)
+    axes.set_yticks(range(len(mutants)), [plain_label(mutant["id"], limit=48) for mutant in mutants], fontsize=6.5)
     for label, mutant in zip(axes.get_yticklabels(), mutants, strict=True):
         label.set_fontweight("bold" if mutant["real"] else "normal")
     axes.set_xticks(np.arange(len(cases) + 1) - 0.5, minor=True)

@@ -10,7 +10,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
@@ -288,6 +289,14 @@ def _title(finding: Mapping[str, Any]) -> str:
     )
 
 
+@contextmanager
+def missing_glyphs_allowed() -> Iterator[None]:
+    """No warning inside the block about glyphs that matplotlib's font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
+
+
 def plain_label(text: str, *, limit: int) -> str:
     """Text for a label in a figure: on one line, shortened, and without mathematics."""
     text = fmt.visible(text).replace("\n", " ")
@@ -300,9 +309,8 @@ def _svg(figure: Figure, *, prefix: str, titles: Iterable[str], target: str) -> 
     """The figure as an element to put inside a page: no header, no ids of its own, no fixed colours."""
     buffer = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with warnings.catch_warnings():
-        # Text stays text, so a glyph that matplotlib's font lacks is drawn with the reader's fonts.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+    # Text stays text, so a glyph that matplotlib's font lacks is drawn with the reader's fonts.
+    with missing_glyphs_allowed():
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

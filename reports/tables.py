@@ -63,11 +63,9 @@ def cases_frame(document: Mapping[str, Any]) -> pd.DataFrame:
 def csv_text(frame: pd.DataFrame) -> str:
     """A frame as CSV: empty where nothing was measured, floats so that they read back the same.
 
-    Control characters in texts and column names are replaced, so that showing the file cannot control a terminal.
+    Control characters are replaced, so that showing the file cannot control a terminal.
     """
-    shown = frame.apply(lambda column: column.map(_plain) if column.dtype == object else column)
-    shown.columns = pd.Index([_plain(name) for name in frame.columns])
-    return str(shown.to_csv(index=False, lineterminator="\n"))
+    return visible(str(frame.to_csv(index=False, lineterminator="\n")))
 
 
 def shape_text(value: Sequence[int] | None) -> str | None:
@@ -75,10 +73,6 @@ def shape_text(value: Sequence[int] | None) -> str | None:
     if value is None:
         return None
     return "x".join(map(str, value)) or "scalar"
-
-
-def _plain(value: Any) -> Any:
-    return visible(value) if isinstance(value, str) else value
 
 
 def _column(values: list[Any], *, field: str) -> pd.Series[Any]:

@@ -36,7 +36,13 @@ def render(saved: Path, *, out_dir: Path | None = None, formats: Sequence[str] |
     document = documents.load(saved)
     folder = saved.parent
     wanted = _chosen(formats, known=("json", *KINDS[document["kind"]].formats), default_from=1)
-    return _write(document, out_dir=Path(out_dir or folder), pictures=folder, stem=saved.stem, wanted=wanted)
+    place = Path(out_dir or folder)
+    names = KINDS[document["kind"]].file_names(saved.stem)
+    if place.resolve() == folder.resolve() and saved.name in [names[name] for name in wanted if name != "json"]:
+        raise ReportError(
+            f"{saved} would be replaced by what is made from it; rename it to .json, or name another folder"
+        )
+    return _write(document, out_dir=place, pictures=folder, stem=saved.stem, wanted=wanted)
 
 
 def _chosen(formats: Sequence[str] | None, *, known: Sequence[str], default_from: int = 0) -> list[str]:

@@ -62,7 +62,10 @@ def page(document: Document) -> Page:
     return Page(
         eyebrow="Calibration: correct runs that are judged as a subject is",
         title=f"{document['dtype']}: {fmt.plural(alarms, 'false alarm')}",
-        sentence="The gate of a row is m times its floor. The smallest m is the largest that any correct run needs.",
+        sentence=(
+            "The gate of a row is m times its floor. "
+            "The smallest m is the one with which no correct run would have given a false alarm."
+        ),
         counts=[
             (fmt.number(document["runs"]), "correct runs"),
             (fmt.number(document["rows"]), "rows"),
@@ -81,7 +84,7 @@ def page(document: Document) -> Page:
                 columns=[
                     Column("comparison"),
                     Column("m of the gate", numeric=True),
-                    Column("smallest m without a false alarm", numeric=True),
+                    Column("smallest m", numeric=True),
                     Column("false alarms", numeric=True),
                 ],
                 rows=summary,

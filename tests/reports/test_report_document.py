@@ -34,12 +34,38 @@ def test_a_sound_document_is_saved_and_loaded_unchanged(
 
 @pytest.mark.parametrize("kind", document.KINDS)
 def test_the_schemas_are_schemas_and_share_their_environment(kind: str) -> None:
-    Draft202012Validator.check_schema(document.schema(kind))
-    assert document.schema(kind)["properties"]["environment"] == document.schema("run")["properties"]["environment"]
+    made = document.schema(kind)
+    Draft202012Validator.check_schema(made)
+    assert made["$id"] == f"urn:qwen3vl-parity:report:{kind}:2.0"
+    # A calibration is published, so its environment leaves out the machine.
+    shared = document.schema("run")["properties"]["environment"]
+    assert (made["properties"]["environment"] == shared) is (kind != "calibration")
+
+
+def test_a_schema_is_complete_in_itself() -> None:
+    # Every reference leads to a definition of the same document, so that any validator can use the schema.
+    for kind in document.KINDS:
+        made = document.schema(kind)
+        shared = made["$defs"]["shared"]
+
+        def walk(node: object, home: Document, shared: Document = shared) -> None:
+            if isinstance(node, dict):
+                reference = node.get("$ref")
+                if reference is not None:
+                    file, _, name = reference.rpartition("#/$defs/")
+                    assert file in ("", shared["$id"])
+                    assert name in (shared if file else home)["$defs"], reference
+                for key, value in node.items():
+                    walk(value, shared if key == "shared" else home)
+            elif isinstance(node, list):
+                for value in node:
+                    walk(value, home)
+
+        walk(made, made)
 
 
 def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None:
-    # Two objects are open on purpose: their keys are package names and kinds of token.
+    # These objects are open on purpose: their keys are names, of packages, kinds of token, cases and so on.
     open_objects = []
 
     def walk(node: object, path: str) -> None:
@@ -50,16 +76,23 @@ def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None
                     open_objects.append(path)
                 elif not path.endswith("cases"):
                     assert node["required"] == list(node["properties"]), path
+                else:
+                    assert node["required"] == [key for key in node["properties"] if key != "generated"], path
             for key, value in node.items():
                 step = path if key in ("properties", "items") else f"{path}.{key}"
                 walk(value, step)
 
     for kind in document.KINDS:
         walk(document.schema(kind), kind)
-    assert sorted(set(open_objects)) == [
-        "run.environment.packages",
-        "run.findings.by_kind",
-        "suite.environment.packages",
+    assert sorted({path.split(".$defs.shared.$defs.")[-1] for path in open_objects}) == [
+        "activations.models",
+        "activations.models.additionalProperties",
+        "exam.disagreements.answers",
+        "exam.engines.by_kind",
+        "finding.by_kind",
+        "mutants.mutants.outcomes",
+        "mutants.not_planted",
+        "packages",
     ]
 
 
@@ -92,7 +125,7 @@ def _drop(path: str) -> Callable[[Document], None]:
         ("parity", _drop("verdict.value"), ["$.verdict.value is missing", "PARITY"]),
         ("parity", _drop("findings.4.gate"), ["$.findings[4].gate is missing", "number or null"]),
         ("parity", _set("kind", "walk"), ["$.kind is", "walk", "run"]),
-        ("parity", _set("schema_version", "2.0"), ["$.schema_version", '"2.0"', '"1.0"']),
+        ("parity", _set("schema_version", "1.0"), ["$.schema_version", '"1.0"', '"2.0"']),
         ("parity", _set("environment.created", "yesterday"), ["$.environment.created", "yesterday", "ISO-8601"]),
         ("parity", _set("verdict.value", "FINE"), ["$.verdict.value", "FINE", "INCOMPLETE"]),
         ("parity", _set("verdict.exit_code", 1), ["$.verdict.exit_code is 1", "expected 0", "PARITY"]),
@@ -109,6 +142,11 @@ def _drop(path: str) -> Callable[[Document], None]:
         ("parity", _set("findings.9.shape", (1, 2)), ["$.findings[9].shape", "tuple"]),
         ("parity", _set("findings.9.note", "\ud800"), ["$.findings[9].note", "surrogate"]),
         ("parity", _set("findings.9.status", "diverged"), ["$.findings[9].status", "PARITY", "vision.rotary.cos"]),
+        ("parity", _set("findings.9.side", "subject"), ["$.findings[9].side is 'subject'", "'ok'", "expected null"]),
+        ("parity", _set("findings.9.side", "both"), ["$.findings[9].side", '"both"', "null"]),
+        ("parity", _set("findings.9.origin", "elsewhere"), ["$.findings[9].origin", "starts here"]),
+        ("parity", _set("findings.9.reading", "noise"), ["$.findings[9].reading is not a field"]),
+        ("parity", _set("blind_to", []), ["$.blind_to is not a field"]),
         ("diverged", _set("verdict.first_divergence", 10_000), ["first_divergence is 10000", "which has 153"]),
         ("diverged", _set("verdict.first_divergence", 0), ["first_divergence is 0", "inputs.input_ids", "ok"]),
         ("parity", _set("pictures.0.grid", [20, 16]), ["$.pictures[0].errors has 19 rows", "expected 20"]),

@@ -6,68 +6,21 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from page_checks import Page, html, markdown
 from report_samples import run_document, write_pictures
 
 from reports import document as documents
 from reports import formatting as fmt
-from reports.kinds import KINDS
 from reports.markdown import MOST_FAILING
 from reports.plots import case_plot, seam_plot
 from reports.templating import markdown_code, markdown_text
 
 Document = dict[str, Any]
-_VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' | `code` ``` $x$ $y$ {{ 7*7 }} \x00\x1b[31m"
-
-
-def html(sample: Document, *, pictures: Path) -> str:
-    return KINDS[sample["kind"]].formats["html"].make(sample, pictures).decode()
-
-
-def markdown(sample: Document) -> str:
-    return KINDS[sample["kind"]].formats["md"].make(sample, Path()).decode()
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and gathers what the tests ask for."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names)), (tag, names)
-        self.tags.append((tag, dict(attrs)))
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
-
-    @property
-    def ids(self) -> list[str]:
-        return [attrs["id"] or "" for _, attrs in self.tags if "id" in attrs]
 
 
 @pytest.fixture(scope="module")
