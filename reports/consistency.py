@@ -12,11 +12,6 @@ EXIT_CODES = {"PARITY": 0, "DIVERGED": 1, "INVALID": 2, "INCOMPLETE": 3}
 FAILING = ("diverged", "missing", "shape_mismatch", "nonfinite")
 
 
-def nothing(_document: Mapping[str, Any]) -> Iterator[str]:
-    """For a kind in which nothing can contradict anything."""
-    yield from ()
-
-
 def exit_code(holder: Mapping[str, Any], *, value: str, path: str) -> Iterator[str]:
     """The exit code is that of the verdict."""
     expected = EXIT_CODES[value]
@@ -63,14 +58,14 @@ def judged_findings(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def unique(names: Sequence[str], *, path: str, field: str) -> Iterator[str]:
-    """No name stands twice in a list."""
+    """Each name appears only once in a list."""
     for number, name in enumerate(names):
         if name in names[:number]:
-            yield f"{path}[{number}].{field} is {name!r} a second time, expected each once"
+            yield f"{path}[{number}].{field} is {name!r} a second time, expected each name once"
 
 
 def equal(found: object, expected: object, *, path: str, why: str) -> Iterator[str]:
-    """A number or list is the one that the rest of the document gives."""
+    """A value is the one that follows from the rest of the document; floats may differ by rounding."""
     same = found == expected
     if isinstance(found, float) and isinstance(expected, float):
         same = abs(found - expected) <= 1e-6

@@ -1,4 +1,4 @@
-"""What a reader wants out of a document first: sentences, orders and small tables. No verdict is computed."""
+"""What a reader wants to know first: sentences, sorted findings and small tables. No verdict is computed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class KindRow:
 
 
 def first_divergence(document: Mapping[str, Any]) -> Finding | None:
-    """The finding at which the two computations first part, as the verdict names it."""
+    """The first divergence, as the verdict names it; None where there is none."""
     index = document["verdict"]["first_divergence"]
     return None if index is None else document["findings"][index]
 
@@ -115,7 +115,7 @@ def what_happened(finding: Finding) -> str:
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings by falling ratio; those without one come last, in their own order."""
+    """Findings by falling ratio; those without a ratio come last, in their given order."""
     return sorted(findings, key=lambda finding: (finding["ratio"] is None, -(finding["ratio"] or 0.0)))
 
 

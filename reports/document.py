@@ -32,16 +32,16 @@ _ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of one kind of document, complete in itself: the shared definitions are included."""
+    """The JSON Schema of one kind of document, with every reference replaced by what it refers to."""
     if kind not in KINDS:
         raise ReportError(f"there is no report document of kind {kind!r}; the kinds are {', '.join(KINDS)}")
     made = _read_schema(kind)
-    # An included schema keeps its own $id, by which the references find it.
-    return {**made, "$defs": {**made.get("$defs", {}), "shared": _read_schema("shared")}}
+    whole: dict[str, Any] = _expanded(made, home=made, shared=_read_schema("shared"))
+    return whole
 
 
 def validate(document: Mapping[str, Any], *, source: str = "report document") -> None:
-    """Refuse a document that is not sound; the error names the JSON path, what is there and what should be."""
+    """Raise ReportError for a document that is not valid; it names the JSON path, what is there and what should be."""
     faults = list(_unfit_values(document, path="$"))
     if not faults:
         kind = document.get("kind") if isinstance(document, Mapping) else None
@@ -109,6 +109,19 @@ def _read_schema(name: str) -> dict[str, Any]:
     text = resources.files("reports").joinpath("schema", f"{name}.schema.json").read_text(encoding="utf-8")
     read: dict[str, Any] = json.loads(text)
     return read
+
+
+def _expanded(node: Any, *, home: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
+    # Following references during a validation takes several times as long as the rest of it.
+    if isinstance(node, list):
+        return [_expanded(item, home=home, shared=shared) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        file, _, name = node["$ref"].rpartition("#/$defs/")
+        home = shared if file == shared["$id"] else home
+        return _expanded(home["$defs"][name], home=home, shared=shared)
+    return {key: _expanded(item, home=home, shared=shared) for key, item in node.items() if key != "$defs"}
 
 
 @cache
@@ -188,20 +201,13 @@ def _explain(error: ValidationError) -> Iterator[str]:
 
 def _describe(parent: object, *, key: str) -> str:
     if isinstance(parent, Mapping):
-        field = _resolved(parent.get("properties", {}).get(key, {}))
+        field = parent.get("properties", {}).get(key, {})
         kinds = field.get("type")
         if field.get("enum"):
             return f"one of {_show(field['enum'])}"
         if kinds:
             return " or ".join([kinds] if isinstance(kinds, str) else kinds)
     return "a value"
-
-
-def _resolved(field: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The definition behind a reference; a field of the document's own schema stays as it is."""
-    shared = _read_schema("shared")
-    file, _, name = field.get("$ref", "").rpartition("#/$defs/")
-    return shared["$defs"][name] if file in ("", shared["$id"]) and name in shared["$defs"] else field
 
 
 def _show(value: object) -> str:

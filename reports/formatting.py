@@ -1,4 +1,4 @@
-"""Numbers and names as people read them; one place, so that every format says the same."""
+"""Numbers and names as people read them, in one place, so that every format shows them alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 DASH = "\u2013"
 TIMES = "\u00d7"
 
-#: A glyph for each status and verdict, so that none is told by colour alone.
+#: A glyph for each status and verdict, so that colour is never the only sign.
 GLYPHS = {
     "ok": "\u2713",
     "diverged": "\u2717",

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch
 from reports import formatting as fmt
 from reports.plots import missing_glyphs_allowed, plain_label
 
-# What a cell can be, with its colour. The colours differ in brightness too, so that they read in grey.
+# What a cell can be, with its colour. The colours differ in brightness too, so that they can be told apart in grey.
 CELLS: tuple[tuple[str, str], ...] = (
     ("caught at the planted seam", "#1b7837"),
     ("caught elsewhere", "#f0a830"),
@@ -48,9 +48,9 @@ def picture(document: Mapping[str, Any]) -> bytes:
     mutants, cases = document["mutants"], document["cases"]
     values = cells(document)
     with mpl.rc_context({"font.family": "sans-serif"}):
-        height, width = 0.15 * len(mutants) + 2.2, 5.0 + 0.55 * len(cases)
+        height, width = 0.15 * len(mutants) + 2.2, 4.6 + 0.55 * len(cases)
         figure = Figure(figsize=(width, height), dpi=110)
-        axes = figure.add_axes((3.3 / width, 0.75 / height, 0.55 * len(cases) / width, 1 - 2.2 / height))
+        axes = figure.add_axes((2.9 / width, 0.75 / height, 0.55 * len(cases) / width, 1 - 2.2 / height))
         colours = ListedColormap([colour for _, colour in CELLS])
         if values.size:
             axes.imshow(
@@ -96,9 +96,13 @@ def _components(axes: Axes, mutants: Sequence[Mapping[str, Any]]) -> None:
 
 def _headline(document: Mapping[str, Any]) -> str:
     totals = document["totals"]
-    return (
-        f"{totals['mutants']} mutants ({totals['real']} real bugs, in bold), "
-        f"{plain_label(document['dtype'], limit=20)}: {totals['caught']} caught, {totals['survived']} survived, "
-        f"{totals['not_exposed']} not exposed, {totals['invisible']} invisible (bit-equal or within the floor)\n"
-        f"kill rate {fmt.percent(totals['kill_rate'])}, at the planted seam {fmt.percent(totals['localisation_rate'])}"
+    return "\n".join(
+        (
+            f"{fmt.plural(totals['mutants'], 'mutant')} ({fmt.plural(totals['real'], 'real bug')}, in bold), "
+            f"{plain_label(document['dtype'], limit=20)}",
+            f"{totals['caught']} caught, {totals['survived']} survived, {totals['not_exposed']} not exposed, "
+            f"{totals['invisible']} invisible",
+            f"kill rate {fmt.percent(totals['kill_rate'])}, "
+            f"at the planted seam {fmt.percent(totals['localisation_rate'])}",
+        )
     )

@@ -28,7 +28,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """``numeric`` columns are set to the right; ``code`` columns hold names."""
+    """``numeric`` columns are aligned to the right; ``code`` columns contain names."""
 
     title: str
     numeric: bool = False
@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names the row; ``empty`` is said where there are no rows."""
+    """A table whose first column names the row; ``empty`` is shown when there are no rows."""
 
     id: str
     title: str
@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """What stands on a page beside the verdict, the environment and the findings of the document."""
+    """What a page shows in addition to the verdict, the environment and the findings of the document."""
 
     eyebrow: str
     title: str

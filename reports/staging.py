@@ -1,4 +1,4 @@
-"""Report folders: written to a hidden folder first, and moved into place when whole."""
+"""Report folders are written to a hidden folder first, and moved into place when they are complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reports.workfolder import WorkFolder, remove_leftovers
 
 
 class Staged:
-    """A folder that appears whole, or not at all; one that is there is brought up to date whole, or not at all.
+    """A folder that appears whole or not at all. One that exists is updated as a whole or not at all.
 
     Use as a context manager: write into ``work``. When the block ends well, its files are moved to ``folder``, where
     they replace files of the same names. Files of an earlier report that the new one lacks are removed; all other

@@ -60,7 +60,7 @@ def page(document: Document) -> Page:
         for line in found["worst"]
     ]
     return Page(
-        eyebrow="Calibration: correct runs that are judged as a subject is",
+        eyebrow="Calibration: correct runs, judged in the same way as a subject",
         title=f"{document['dtype']}: {fmt.plural(alarms, 'false alarm')}",
         sentence=(
             "The gate of a row is m times its floor. "

@@ -44,7 +44,7 @@ def page(document: Document) -> Page:
                     ]
                     for speed in document["throughput"]
                 ],
-                lead="A ratio above 1 means that the port takes less time. Timings decide no verdict.",
+                lead="A ratio above 1 means that the port takes less time. Timings do not affect the verdict.",
                 empty="No times were measured.",
             )
         ],

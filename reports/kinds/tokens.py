@@ -36,7 +36,7 @@ def page(document: Document) -> Page:
     prompt = document["prompt_tokens"]
     pairs = _pairs(document)
     differing = [at for at, (port, other) in enumerate(pairs) if port != other]
-    sentence = f"They first differ at token {differing[0]}." if differing else "Every token is the same."
+    sentence = f"They first differ at position {differing[0]}." if differing else "Every token is the same."
     return Page(
         eyebrow="Greedy tokens",
         title=f"port against {engine}",

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
 from report_samples import run_document, suite_document
 
 from reports import ReportError, document
@@ -42,26 +43,24 @@ def test_the_schemas_are_schemas_and_share_their_environment(kind: str) -> None:
     assert (made["properties"]["environment"] == shared) is (kind != "calibration")
 
 
-def test_a_schema_is_complete_in_itself() -> None:
-    # Every reference leads to a definition of the same document, so that any validator can use the schema.
-    for kind in document.KINDS:
-        made = document.schema(kind)
-        shared = made["$defs"]["shared"]
-
-        def walk(node: object, home: Document, shared: Document = shared) -> None:
-            if isinstance(node, dict):
-                reference = node.get("$ref")
-                if reference is not None:
-                    file, _, name = reference.rpartition("#/$defs/")
-                    assert file in ("", shared["$id"])
-                    assert name in (shared if file else home)["$defs"], reference
-                for key, value in node.items():
-                    walk(value, shared if key == "shared" else home)
-            elif isinstance(node, list):
-                for value in node:
-                    walk(value, home)
-
-        walk(made, made)
+@pytest.mark.parametrize("kind", document.KINDS)
+def test_the_schema_files_are_what_any_validator_can_use(kind: str, document_of: Callable[[str], Document]) -> None:
+    # The files refer to shared.schema.json by its $id; expanded or not, they say the same.
+    folder = Path(document.__file__).parent / "schema"
+    files = {
+        name: json.loads((folder / f"{name}.schema.json").read_text(encoding="utf-8")) for name in (kind, "shared")
+    }
+    registry = Registry().with_resources([(files["shared"]["$id"], Resource.from_contents(files["shared"]))])
+    plain = Draft202012Validator(files[kind], registry=registry)
+    expanded = Draft202012Validator(document.schema(kind))
+    assert "$ref" not in json.dumps(document.schema(kind))
+    sample = SMALL["parity"] if kind == "run" else document_of(kind)
+    wrong = sample | {"environment": {}, "schema_version": "1.0"}
+    for validator in (plain, expanded):
+        assert list(validator.iter_errors(sample)) == []
+    assert [error.message for error in plain.iter_errors(wrong)] == [
+        error.message for error in expanded.iter_errors(wrong)
+    ]
 
 
 def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None:
@@ -84,16 +83,19 @@ def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None
 
     for kind in document.KINDS:
         walk(document.schema(kind), kind)
-    assert sorted({path.split(".$defs.shared.$defs.")[-1] for path in open_objects}) == [
+    named = {path for path in open_objects if not path.endswith("environment.packages")}
+    assert sorted(named) == [
         "activations.models",
         "activations.models.additionalProperties",
+        "comparison.findings.by_kind",
         "exam.disagreements.answers",
         "exam.engines.by_kind",
-        "finding.by_kind",
         "mutants.mutants.outcomes",
         "mutants.not_planted",
-        "packages",
+        "processor.findings.by_kind",
+        "run.findings.by_kind",
     ]
+    assert len(set(open_objects)) == len(named) + len(document.KINDS)
 
 
 def _set(path: str, value: object) -> Callable[[Document], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Callable
@@ -12,10 +13,12 @@ import pandas as pd
 import pytest
 from kind_samples import SIMPLE
 from page_checks import Page, html, markdown
+from PIL import Image, ImageColor
 
 import reports
 from reports import ReportError, document, render, write_report
 from reports.kinds import KINDS
+from reports.matrix import CELLS, cells
 
 Document = dict[str, Any]
 Sample = Callable[[str], Document]
@@ -108,19 +111,19 @@ def test_markdown_tables_have_one_width(kind: str, document_of: Sample) -> None:
     assert tables >= 2
 
 
-def _plant(node: Any) -> Any:
-    """The document with control characters in every text that anything can stand in."""
+def _plant(node: Any, text: str) -> Any:
+    """The document with more text at the end of every text that the schema leaves free."""
     if isinstance(node, dict):
         return {
-            key: value + CONTROLS if key in FREE and isinstance(value, str) else _plant(value)
+            key: value + text if key in FREE and isinstance(value, str) else _plant(value, text)
             for key, value in node.items()
         }
-    return [_plant(value) for value in node] if isinstance(node, list) else node
+    return [_plant(value, text) for value in node] if isinstance(node, list) else node
 
 
 @pytest.mark.parametrize("kind", [*SIMPLE, "parity", "suite"])
 def test_no_text_file_can_control_a_terminal(kind: str, document_of: Sample, folder: Path) -> None:
-    sample = _plant(document_of(kind))
+    sample = _plant(document_of(kind), CONTROLS)
     if kind == "processor":
         sample["files"] = [speed["title"] for speed in sample["throughput"]]
     if kind == "parity":
@@ -134,6 +137,30 @@ def test_no_text_file_can_control_a_terminal(kind: str, document_of: Sample, fol
         assert found <= (set("\u202e\u2028") if name == "json" else set()), (name, found)
     assert document.load(written["json"]) == sample
     assert "\ufffd2J" in written["md"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", SIMPLE)
+def test_hostile_text_stays_text(kind: str, document_of: Sample, tmp_path: Path) -> None:
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(2)>\"' | `code` {{ 7*7 }}"
+    sample = _plant(document_of(kind), hostile)
+    if kind == "processor":
+        sample["files"] = [speed["title"] for speed in sample["throughput"]]
+    if kind == "activations":
+        sample["models"] = {name + hostile: figures for name, figures in sample["models"].items()}
+    text = html(sample, pictures=tmp_path)
+    page = Page(text)
+    assert len(page.all("script")) == 1
+    assert len(page.all("img")) == (1 if kind == "mutants" else 0)
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert "{{ 7*7 }}" in text
+    # In Markdown a tag may stand only inside code, where it is shown as it is.
+    outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", markdown(sample))
+    assert "<script" not in outside
+    assert "<img" not in outside
+
+
+def _more_mutants(sample: Document) -> None:
+    sample["mutants"] *= 401
 
 
 def _set(path: str, value: object) -> Callable[[Document], None]:
@@ -170,6 +197,7 @@ def _set(path: str, value: object) -> Callable[[Document], None]:
         ("mutants", _set("cases.1.name", "photo"), ["$.cases[1].name is 'photo' a second time"]),
         ("mutants", _set("cover.cases", ["nowhere"]), ["$.cover.cases has ['nowhere']"]),
         ("mutants", _set("cases", []), ["$.cases is []", "a list no shorter than 1"]),
+        ("mutants", _more_mutants, ["$.mutants is", "a list no longer than 2000"]),
         ("mutants", _set("trials", []), ["$.trials is not a field"]),
         ("mutants", _set("mutants.0.outcomes.photo.colour", 1), ["$.mutants[0].outcomes.photo.colour is not a field"]),
         ("exam", _set("engines.2.not_run", 0), ["$.engines[2].asked + not_run is 4, expected 6"]),
@@ -241,6 +269,24 @@ def test_the_kill_matrix_leads_with_what_was_not_caught(document_of: Sample, tmp
     assert text.index("Kill matrix</h2>") < text.index("Mutants</h2>")
     for name in ("Survived", "Not exposed by these cases", "Caught, but not at the planted seam"):
         assert f"## {name}\n" in markdown(document_of("mutants"))
+
+
+def test_the_picture_of_the_matrix_has_a_cell_for_each_outcome(document_of: Sample, tmp_path: Path) -> None:
+    sample = document_of("mutants")
+    names = [[CELLS[cell][0] for cell in row] for row in cells(sample)]
+    assert names == [
+        ["caught at the planted seam", "caught at the planted seam"],
+        ["caught elsewhere", "not applicable"],
+        ["survived", "nothing to see in this case"],
+        ["not applicable", "not applicable"],
+        ["nothing to see in this case", "not applicable"],
+    ]
+    png = write_report(sample, tmp_path)["png"].read_bytes()
+    with Image.open(io.BytesIO(png)) as opened:
+        assert opened.format == "PNG"
+        colours = {colour for _, colour in opened.convert("RGB").getcolors(1 << 20) or []}
+    assert {ImageColor.getrgb(colour) for _, colour in CELLS} <= colours
+    assert base64.b64encode(png).decode() in html(sample, pictures=tmp_path)
 
 
 def test_the_tables_hold_what_the_documents_say(document_of: Sample, tmp_path: Path) -> None:
