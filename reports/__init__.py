@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from reports.document import Document, load, save, schema, validate
 from reports.errors import ReportError
-from reports.write import FORMATS, render, write_report
+from reports.write import render, write_report
 
-__all__ = ["FORMATS", "Document", "ReportError", "load", "render", "save", "schema", "validate", "write_report"]
+__all__ = ["Document", "ReportError", "load", "render", "save", "schema", "validate", "write_report"]

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: write to a temporary neighbour, then replace."""
+"""Files appear whole or not at all: each is written to a temporary file beside it, which then replaces it."""
 
 from __future__ import annotations
 

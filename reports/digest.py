@@ -1,4 +1,4 @@
-"""What a reader wants out of a document first: sentences, orders and small tables. No verdict is computed."""
+"""What a reader wants to know first: sentences, sorted findings and small tables. No verdict is computed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from reports import formatting as fmt
 
 Finding = Mapping[str, Any]
-KINDS = ("text", "image", "video", "boundary")
+TOKEN_KINDS = ("text", "image", "video", "boundary")
 GROUPS = {
     "processor": "processor",
     "inputs": "inputs",
@@ -45,7 +45,7 @@ class KindRow:
 
 
 def first_divergence(document: Mapping[str, Any]) -> Finding | None:
-    """The finding at which the two computations first part, as the verdict names it."""
+    """The first divergence, as the verdict names it; None where there is none."""
     index = document["verdict"]["first_divergence"]
     return None if index is None else document["findings"][index]
 
@@ -115,7 +115,7 @@ def what_happened(finding: Finding) -> str:
 
 
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings by falling ratio; those without one come last, in their own order."""
+    """Findings by falling ratio; those without a ratio come last, in their given order."""
     return sorted(findings, key=lambda finding: (finding["ratio"] is None, -(finding["ratio"] or 0.0)))
 
 
@@ -131,15 +131,18 @@ def status_counts(findings: Sequence[Finding]) -> dict[str, int]:
 
 
 def bands(document: Mapping[str, Any]) -> list[Band]:
-    """Regions of the first step by group, then one region for each later step."""
-    steps = document["case"]["steps"]
-    first = steps[0] if steps else None
+    """Regions by group in the step that has most of them (the prefill), and one region for each other step."""
+    findings = document["findings"]
+    groups: dict[str, set[str]] = {}
+    for finding in findings:
+        groups.setdefault(finding["step"], set()).add(finding["group"])
+    widest = max(groups, key=lambda step: len(groups[step]), default=None)
 
     def label(finding: Finding) -> str:
-        return GROUPS[finding["group"]] if finding["step"] == first else finding["step"]
+        return GROUPS[finding["group"]] if finding["step"] == widest else finding["step"]
 
     found, start = [], 0
-    for name, members in groupby(document["findings"], key=label):
+    for name, members in groupby(findings, key=label):
         stop = start + len(list(members))
         found.append(Band(label=name, start=start, stop=stop))
         start = stop
@@ -149,7 +152,7 @@ def bands(document: Mapping[str, Any]) -> list[Band]:
 def kinds_of(findings: Sequence[Finding]) -> list[str]:
     """Every kind of token that the findings name, the usual ones first."""
     named = {kind for finding in findings for kind in finding["by_kind"]}
-    return [kind for kind in KINDS if kind in named] + sorted(named - set(KINDS))
+    return [kind for kind in TOKEN_KINDS if kind in named] + sorted(named - set(TOKEN_KINDS))
 
 
 def groups_of(findings: Sequence[Finding]) -> list[str]:

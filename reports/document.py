@@ -1,8 +1,8 @@
 """The report document: validate, save, load.
 
-A document is a plain JSON-able dict of kind ``run`` (one case) or ``suite`` (many cases). Its shape is
-in ``schema/run.schema.json`` and ``schema/suite.schema.json``; what a JSON Schema cannot say (an index
-that must point into a list, a grid that must fit its rows) is in :mod:`reports.consistency`.
+A document is a plain JSON-able dict of one of the kinds in :mod:`reports.kinds`. Its shape is in
+``schema/<kind>.schema.json``; what several kinds share is in ``schema/shared.schema.json``. What a JSON Schema
+cannot say (an index that must point into a list, a grid that must fit its rows) is checked by the kind itself.
 """
 
 from __future__ import annotations
@@ -19,26 +19,29 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from reports.atomic import write_bytes
-from reports.consistency import contradictions
 from reports.errors import ReportError
+from reports.formatting import visible
+from reports.kinds import KINDS
 
 __all__ = ["KINDS", "Document", "ReportError", "dumps", "load", "save", "schema", "validate"]
 
 Document = dict[str, Any]
-KINDS = ("run", "suite")
 _SHOWN = 5  # faults named in one message
+# json escapes the control characters below 32 alone; these could control a terminal as well.
+_ESCAPED = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of one kind of document."""
+    """The JSON Schema of one kind of document, with every reference replaced by what it refers to."""
     if kind not in KINDS:
         raise ReportError(f"there is no report document of kind {kind!r}; the kinds are {', '.join(KINDS)}")
-    text = resources.files("reports").joinpath("schema", f"{kind}.schema.json").read_text(encoding="utf-8")
-    return json.loads(text)
+    made = _read_schema(kind)
+    whole: dict[str, Any] = _expanded(made, home=made, shared=_read_schema("shared"))
+    return whole
 
 
 def validate(document: Mapping[str, Any], *, source: str = "report document") -> None:
-    """Refuse a document that is not sound; the error names the JSON path, what is there and what should be."""
+    """Raise ReportError for a document that is not valid; it names the JSON path, what is there and what should be."""
     faults = list(_unfit_values(document, path="$"))
     if not faults:
         kind = document.get("kind") if isinstance(document, Mapping) else None
@@ -48,16 +51,17 @@ def validate(document: Mapping[str, Any], *, source: str = "report document") ->
             errors = sorted(_validator(str(kind)).iter_errors(document), key=_place)
             faults = [fault for error in errors for fault in _explain(error)]
             # Only a document of the right shape can be asked whether it agrees with itself.
-            faults = faults or list(contradictions(document))
+            faults = faults or list(KINDS[str(kind)].contradictions(document))
     if faults:
         more = f"\n  ... and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise ReportError(f"{source} is not valid:\n  " + "\n  ".join(faults[:_SHOWN]) + more)
+        # Names in it may come from anywhere, and the message is printed to a terminal.
+        raise ReportError(visible(f"{source} is not valid:\n  " + "\n  ".join(faults[:_SHOWN]) + more))
 
 
 def dumps(document: Mapping[str, Any]) -> bytes:
-    """The document as UTF-8 JSON. NaN and Infinity are refused, as JSON has no word for them."""
+    """The document as UTF-8 JSON. NaN and Infinity are refused, because JSON cannot express them."""
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode("utf-8")
+    return (text.translate(_ESCAPED) + "\n").encode("utf-8")
 
 
 def save(document: Mapping[str, Any], *, path: Path) -> Path:
@@ -72,9 +76,9 @@ def load(path: Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ReportError(f"{path} does not exist; name the report.json that a run has written") from error
+        raise ReportError(f"{path} does not exist; name the JSON file of a report") from error
     except IsADirectoryError as error:
-        raise ReportError(f"{path} is a folder; name the report.json inside it") from error
+        raise ReportError(f"{path} is a folder; name the JSON file inside it") from error
     except UnicodeDecodeError as error:
         raise ReportError(
             f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}"
@@ -86,16 +90,38 @@ def load(path: Path) -> Document:
         raise ReportError(f"{path} holds {word}, which is not JSON; write null and say why in a note")
 
     try:
-        document = json.loads(text, parse_constant=refuse)
+        document: Document = json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
         raise ReportError(
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}; "
             "if it was cut short, run the case again"
         ) from error
+    except ValueError as error:
+        raise ReportError(f"{path} cannot be read as JSON: {error}") from error
     except RecursionError as error:
         raise ReportError(f"{path} is nested too deeply to be a report document") from error
     validate(document, source=str(path))
     return document
+
+
+@cache
+def _read_schema(name: str) -> dict[str, Any]:
+    text = resources.files("reports").joinpath("schema", f"{name}.schema.json").read_text(encoding="utf-8")
+    read: dict[str, Any] = json.loads(text)
+    return read
+
+
+def _expanded(node: Any, *, home: Mapping[str, Any], shared: Mapping[str, Any]) -> Any:
+    # Following references during a validation takes several times as long as the rest of it.
+    if isinstance(node, list):
+        return [_expanded(item, home=home, shared=shared) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if "$ref" in node:
+        file, _, name = node["$ref"].rpartition("#/$defs/")
+        home = shared if file == shared["$id"] else home
+        return _expanded(home["$defs"][name], home=home, shared=shared)
+    return {key: _expanded(item, home=home, shared=shared) for key, item in node.items() if key != "$defs"}
 
 
 @cache

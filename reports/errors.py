@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class ReportError(ValueError):
-    """A report document, a picture or a folder cannot be used; the message says which, and the way out."""
+    """A report document, a picture or a folder cannot be used; the message says which one, and what to do."""

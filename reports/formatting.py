@@ -1,4 +1,4 @@
-"""Numbers and names as people read them; one place, so that every format says the same."""
+"""Numbers and names as people read them, in one place, so that every format shows them alike."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 DASH = "\u2013"
 TIMES = "\u00d7"
 
-#: A glyph for each status and verdict, so that none is told by colour alone.
+#: A glyph for each status and verdict, so that colour is never the only sign.
 GLYPHS = {
     "ok": "\u2713",
     "diverged": "\u2717",
@@ -23,8 +23,13 @@ GLYPHS = {
     "INVALID": "!",
 }
 
-# Control characters would vanish or break a page; their pictures (U+2400...) show that they were there.
-_VISIBLE = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {127: 0x2421}
+# Control characters could control a terminal or break a page. Those of ASCII have pictures (U+2400...), which show that
+# they were there; the others (C1, and those that turn the direction of writing) become replacement characters.
+_VISIBLE = (
+    {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
+    | {127: 0x2421}
+    | dict.fromkeys([*range(0x80, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
+)
 
 
 def number(value: float | None) -> str:
@@ -54,6 +59,14 @@ def ratio(value: float | None) -> str:
     if 0.995 <= value < 1.005 and value != 1:
         return f"{value:.6g}{TIMES}"
     return f"{number(value)}{TIMES}"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent, to one decimal."""
+    if value is None:
+        return DASH
+    # Rounding may not lift a share to 100 %, nor lower one to 0 %.
+    return f"{100 * value:.1f} %" if value in (0, 1) or 0.0005 <= value < 0.9995 else f"{100 * value:.6g} %"
 
 
 def shape(value: Sequence[int] | None) -> str:

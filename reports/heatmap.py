@@ -22,8 +22,8 @@ from reports import formatting as fmt
 from reports.errors import ReportError
 
 # Within the gate: faint blues, so that the picture stays visible. Over the gate: strong yellow to red.
-# Blue against red also reads with the usual colour-vision deficiencies; alpha grows with the error, so
-# that it reads in grey as well.
+# Blue and red can be told apart with the usual colour-vision deficiencies. Alpha grows with the error, so
+# that the picture can be read in grey as well.
 _RATIO_STOPS = (
     (0.0, (0.13, 0.36, 0.68, 0.08)),
     (0.4999, (0.26, 0.62, 0.85, 0.40)),
@@ -37,7 +37,7 @@ _PLAIN_STOPS = (
     (1.0, (0.99, 0.86, 0.30, 0.88)),
 )
 _NOT_MEASURED = (128, 128, 128, 200)
-# Longest side of an embedded picture, by how many there are: the page has to stay below some megabytes.
+# Longest side of an embedded picture, by how many there are: the page has to stay below a few megabytes.
 _SIDES = ((4, 1024), (12, 768), (32, 448))
 
 

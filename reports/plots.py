@@ -10,7 +10,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
 from typing import Any
 
@@ -121,7 +122,7 @@ def case_plot(document: Mapping[str, Any]) -> str | None:
                 _INK[{"PARITY": "dot", "DIVERGED": "bad"}.get(cases[place]["verdict"], "warn")] for place in drawn
             ],
         )
-        axes.set_yticks(range(len(cases)), [_shorten(case["name"], limit=38) for case in cases])
+        axes.set_yticks(range(len(cases)), [plain_label(case["name"], limit=38) for case in cases])
         axes.tick_params(axis="y", length=0, labelcolor=_INK["fg"])
         axes.xaxis.set_major_formatter(lambda value, _: fmt.ratio(float(value)))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -214,7 +215,7 @@ def _mark_first(main: Axes, lanes: Axes, *, finding: Mapping[str, Any], count: i
         axes.axvline(place, color=_INK["bad"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     right = place < count / 2
     main.annotate(
-        f"first divergence: {_shorten(finding['seam'], limit=60)}",
+        f"first divergence: {plain_label(finding['seam'], limit=60)}",
         (place, 0.955), xycoords=("data", "axes fraction"), xytext=(6 if right else -6, 0),
         textcoords="offset points", ha="left" if right else "right", va="center", fontsize=10, fontweight="bold",
         color=_INK["bad"], bbox={"facecolor": _INK["panel"], "edgecolor": "none", "pad": 1.5}, zorder=6,
@@ -238,7 +239,7 @@ def _bands(main: Axes, lanes: Axes, *, document: Mapping[str, Any]) -> None:
             continue
         taken.append((middle - half, middle + half))
         main.annotate(
-            _shorten(band.label, limit=40), (middle, 1.0), xycoords="axes fraction", xytext=(0, 5),
+            plain_label(band.label, limit=40), (middle, 1.0), xycoords="axes fraction", xytext=(0, 5),
             textcoords="offset points", ha="center", color=_INK["fg"], fontsize=10,
         )  # fmt: skip
 
@@ -288,7 +289,16 @@ def _title(finding: Mapping[str, Any]) -> str:
     )
 
 
-def _shorten(text: str, *, limit: int) -> str:
+@contextmanager
+def missing_glyphs_allowed() -> Iterator[None]:
+    """No warning inside the block about glyphs that matplotlib's font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        yield
+
+
+def plain_label(text: str, *, limit: int) -> str:
+    """Text for a label in a figure: on one line, shortened, and without mathematics."""
     text = fmt.visible(text).replace("\n", " ")
     text = text if len(text) <= limit else text[: limit - 1] + "\u2026"
     # Dollar signs would start matplotlib's own mathematics.
@@ -299,9 +309,8 @@ def _svg(figure: Figure, *, prefix: str, titles: Iterable[str], target: str) -> 
     """The figure as an element to put inside a page: no header, no ids of its own, no fixed colours."""
     buffer = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    with warnings.catch_warnings():
-        # Text stays text, so a glyph that matplotlib's font lacks is drawn with the reader's fonts.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+    # Text stays text, so a glyph that matplotlib's font lacks is drawn with the reader's fonts.
+    with missing_glyphs_allowed():
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

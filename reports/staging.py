@@ -1,33 +1,32 @@
-"""temporary"""
+"""Report folders are written to a hidden folder first, and moved into place when they are complete."""
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
-from types import TracebackType
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType, TracebackType
 
-from parity.cli.signals import uninterrupted
-from parity.core.errors import ParityError
-from reports.write import file_names
-
-_DEPTH = 2
+from reports.earlier import earlier_files
+from reports.errors import ReportError
+from reports.workfolder import WorkFolder, remove_leftovers
 
 
 class Staged:
-    """A folder that appears whole, or not at all; one that is there is brought up to date whole, or not at all.
+    """A folder that appears whole or not at all. One that exists is updated as a whole or not at all.
 
     Use as a context manager: write into ``work``. When the block ends well, its files are moved to ``folder``, where
-    they replace their namesakes; of an earlier report, files that the new one lacks are removed, and nothing else
-    is. When it ends otherwise, ``folder`` is as it was. Raises ParityError at once where nothing can be written.
+    they replace files of the same names. Files of an earlier report that the new one lacks are removed; all other
+    files stay. When the block ends otherwise, ``folder`` is as it was. Raises ReportError at once where nothing can
+    be written.
     """
 
     def __init__(self, folder: Path, *, what: str = "report") -> None:
-        # A link to a folder stays one: what it leads to is written.
+        # A link to a folder stays one: the folder that it leads to is written.
         self.folder = folder.resolve()
         self._named, self._what = folder, what
 
@@ -36,10 +35,11 @@ class Staged:
             inside = self.folder.is_dir()
             if self.folder.exists() and not inside:
                 raise FileExistsError(0, "it is a file")
-            # Inside where the folder is there, because its parent may be another disk or closed to us.
+            # Inside where the folder is there, because its parent may be on another disk or not writable.
             place = self.folder if inside else next(parent for parent in self.folder.parents if parent.exists())
-            self.work = place / f".{self.folder.name}-{secrets.token_hex(6)}"
-            self.work.mkdir()
+            remove_leftovers(place)
+            self._hidden = WorkFolder(place, name=self.folder.name)
+            self.work = self._hidden.files
         except OSError as error:
             raise self._refusal(error) from None
         return self
@@ -52,7 +52,7 @@ class Staged:
             except OSError as error:
                 raise self._refusal(error) from None
             finally:
-                shutil.rmtree(self.work, ignore_errors=True)
+                self._hidden.remove()
 
     def _publish(self) -> None:
         if not self.folder.exists():
@@ -60,8 +60,8 @@ class Staged:
             os.replace(self.work, self.folder)
             return
         new = sorted(path.relative_to(self.work) for path in self.work.rglob("*") if path.is_file())
-        stale = set(_earlier_files(self.folder)) - set(new)
-        with _Backup(self.folder, self.work) as backup:
+        stale = earlier_files(self.folder) - set(new)
+        with _Backup(self.folder, self._hidden.copies) as backup:
             for name in new:
                 backup.keep(name)
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -74,17 +74,35 @@ class Staged:
             with suppress(OSError):
                 (self.folder / parent).rmdir()  # only where nothing is left in it
 
-    def _refusal(self, error: OSError) -> ParityError:
-        return ParityError(
+    def _refusal(self, error: OSError) -> ReportError:
+        return ReportError(
             f"the {self._what} cannot be written to {self._named}: {error.strerror or error}; name another folder"
         )
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM inside the block, which is a few renames: either all of them happen or none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """The block ends within milliseconds, and what it does must not be left half done."""
 
 
 class _Backup:
     """Copies of what is about to be replaced; put back when the block fails."""
 
-    def __init__(self, folder: Path, work: Path) -> None:
-        self.folder, self.copies = folder, work / f"earlier-{secrets.token_hex(6)}"
+    def __init__(self, folder: Path, copies: Path) -> None:
+        self.folder, self.copies = folder, copies
         self._kept: list[Path] = []
 
     def __enter__(self) -> _Backup:
@@ -105,30 +123,3 @@ class _Backup:
                     os.replace(self.copies / name, self.folder / name)
                 else:
                     (self.folder / name).unlink(missing_ok=True)
-
-
-def _earlier_files(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """The files of the report that lies in a folder, relative to it; none where there is no report."""
-    try:
-        document = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        kind, nested = document["kind"], []
-        names = list(file_names(kind).values())
-        if kind == "run":
-            names += [picture["file"] for picture in document["pictures"]]
-        else:
-            nested = [case["report"] for case in document["cases"] if case["report"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return
-    for name in names:
-        if _inside(name) and (folder / name).is_file():
-            yield Path(name)
-    for name in nested if depth > 1 else ():
-        if _inside(name):
-            inner = Path(name).parent
-            yield from (inner / path for path in _earlier_files(folder / inner, depth - 1))
-
-
-def _inside(name: str) -> bool:
-    """Whether a name from a file stays in the file's folder."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts

@@ -7,10 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from reports.digest import KINDS, kinds_of
+from reports.digest import TOKEN_KINDS, kinds_of
+from reports.formatting import visible
 
 _FINDING = (
-    *("index", "seam", "call", "step", "group", "gate_kind", "shape", "subject_shape", "dtype", "status"),
+    *("index", "seam", "call", "step", "group", "gate_kind", "shape", "subject_shape", "dtype", "status", "side"),
     *("rows", "rows_failed", "worst_row", "figure", "gate", "ratio", "floor", "max_abs", "rmse", "cosine"),
     *("mismatches", "exact_share"),
 )
@@ -29,19 +30,19 @@ def findings_frame(document: Mapping[str, Any]) -> pd.DataFrame:
     The usual kinds always have a column, so that tables of different cases can be stacked.
     """
     findings = document["findings"]
-    extra = [kind for kind in kinds_of(findings) if kind not in KINDS]
+    extra = [kind for kind in kinds_of(findings) if kind not in TOKEN_KINDS]
     columns: dict[str, pd.Series[Any]] = {}
     for field in _FINDING:
         values = [finding[field] for finding in findings]
         if field in ("shape", "subject_shape"):
             values = [shape_text(value) for value in values]
         columns[field] = _column(values, field=field)
-    for kind in (*KINDS, *extra):
+    for kind in (*TOKEN_KINDS, *extra):
         columns[f"by_kind_{kind}"] = pd.Series([finding["by_kind"].get(kind) for finding in findings], dtype="float64")
     for field in ("figure", "gate", "ratio"):
         alone = [(finding["isolated"] or {}).get(field) for finding in findings]
         columns[f"isolated_{field}"] = pd.Series(alone, dtype="float64")
-    columns["reading"] = _column([finding["reading"] for finding in findings], field="reading")
+    columns["origin"] = _column([finding["origin"] for finding in findings], field="origin")
     columns["note"] = _column([finding["note"] for finding in findings], field="note")
     return pd.DataFrame(columns)
 
@@ -60,8 +61,11 @@ def cases_frame(document: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """A frame as CSV: empty where nothing was measured, floats so that they read back the same."""
-    return frame.to_csv(index=False, lineterminator="\n")
+    """A frame as CSV: empty where nothing was measured, floats so that they read back the same.
+
+    Control characters are replaced, so that showing the file cannot control a terminal.
+    """
+    return visible(str(frame.to_csv(index=False, lineterminator="\n")))
 
 
 def shape_text(value: Sequence[int] | None) -> str | None:

@@ -1,4 +1,4 @@
-"""One jinja2 environment for all templates: autoescape on, unknown names are errors."""
+"""One jinja2 environment for all templates. It escapes HTML, and unknown names are errors."""
 
 from __future__ import annotations
 
@@ -40,10 +40,12 @@ def environment() -> Environment:
         "visible": fmt.visible,
         "words": fmt.words,
         "plural": fmt.plural,
+        "percent": fmt.percent,
         "glyph": lambda status: fmt.GLYPHS[status],
         "bar": bar,
         "md": markdown_text,
         "mdcode": markdown_code,
+        "breakable": breakable,
         "mdblock": markdown_block,
         "href": href,
     }
@@ -57,8 +59,13 @@ def bar(value: float | None) -> float:
     return round(min(100.0, max(2.0, 50 + 25 * math.log10(value))), 1)
 
 
+def breakable(name: str) -> Markup:
+    """A dotted name that a narrow column may break after its dots."""
+    return Markup(".<wbr>").join(fmt.visible(name).split("."))
+
+
 def href(path: str) -> str:
-    """A relative path as a link; ':' is quoted as well, so that no scheme can come of it."""
+    """A relative path as a link; ':' is quoted as well, so that the path cannot become a URL with a scheme."""
     return quote(path.replace("\\", "/"))
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import report_samples
 
+from tests.reports.kind_samples import SIMPLE
+
 Document = dict[str, Any]
 
 
@@ -21,12 +23,13 @@ def _originals() -> dict[str, Document]:
         "parity": report_samples.run_document(decode_steps=2),
         "diverged": report_samples.run_document(diverged=True, decode_steps=2),
         "suite": report_samples.suite_document(),
+        **{name: make() for name, make in SIMPLE.items()},
     }
 
 
 @pytest.fixture
 def document_of(_originals: dict[str, Document]) -> Callable[[str], Document]:
-    """A fresh copy of a sample document by name: parity, diverged or suite."""
+    """A fresh copy of a sample document by name: parity or diverged (both runs), or a kind."""
     return lambda name: copy.deepcopy(_originals[name])
 
 

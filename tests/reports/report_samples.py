@@ -54,7 +54,7 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
             "shape": shape, "subject_shape": list(shape), "dtype": "float32", "status": "ok", "rows": rows,
             "rows_failed": 0, "worst_row": None, "figure": None, "gate": None, "ratio": None, "floor": None,
             "max_abs": None, "rmse": None, "cosine": None, "mismatches": None, "exact_share": None,
-            "by_kind": {}, "note": "", "isolated": None, "reading": "",
+            "by_kind": {}, "note": "", "isolated": None, "origin": "", "side": None,
         }  # fmt: skip
         if kind == "exact":
             item |= {"dtype": "int64", "mismatches": 0, "max_abs": 0.0}
@@ -85,12 +85,12 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
                 "floor": floor, "gate": gate, "figure": figure, "ratio": figure / gate, "max_abs": figure * 3.1,
                 "rmse": figure * 0.21, "cosine": 1.0 - min(figure**2, 0.4), "by_kind": by_kind,
                 "worst_row": f"batch 0, token {token} ({'image' if group == 'vision' or state['wrong'] else 'text'})",
-                "reading": "noise",
+                "origin": "noise",
             }  # fmt: skip
             alone = {"status": "ok", "figure": floor, "gate": gate, "ratio": floor / gate}
             if item["status"] == "diverged":
                 starts = seam == wrong_from and step == "prefill"
-                item["reading"] = "starts here" if starts else "comes from upstream"
+                item["origin"] = "starts here" if starts else "comes from upstream"
                 alone = (
                     {"status": "diverged", "figure": figure, "gate": gate, "ratio": figure / gate} if starts else alone
                 )
@@ -128,14 +128,14 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
     if diverged:
         late = findings[-3]
         late |= {"status": "missing", "note": "the subject's trace has no such seam", "by_kind": {}}
-        late |= {"isolated": None, "reading": ""}
+        late |= {"isolated": None, "origin": ""}
         unmeasured = ("subject_shape", "figure", "ratio", "worst_row", "rows_failed", "max_abs", "rmse", "cosine")
         late |= dict.fromkeys(unmeasured)
         findings[failing[0]]["note"] = "Rows 0 to 303 differ; the sum of all rows agrees to 2e-7."
     compared = sum(finding["status"] != "missing" for finding in findings)
     steps = ["prefill", *(f"decode {number + 1}" for number in range(decode_steps))]
     return {
-        "schema_version": "1.0",
+        "schema_version": "2.0",
         "kind": "run",
         "environment": environment(),
         "subject": {"name": "port", "detail": "qwen3vl-parity port 0.1.0", "dtype": "float32"},
@@ -211,7 +211,7 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
             "top1_total": 446,
         },
         "pictures": [_picture(0, rng=rng, diverged=diverged), _picture(1, rng=rng, diverged=diverged)],
-        "blind_to": [
+        "blind_spots": [
             {"id": "rope-freqs-in-bf16", "title": "angles in bfloat16", "why": "needs a long prompt"},
             {"id": "video-token-mask-omitted", "title": "videos are ignored", "why": "needs a video"},
         ],
@@ -275,7 +275,7 @@ def suite_document(*, diverged: bool = True, links: bool = False) -> Document:
     verdicts = {1: "PARITY", 2: "DIVERGED" if diverged else "PARITY", 3: "INCOMPLETE" if diverged else "PARITY"}
     reasons = {"PARITY": "all cases pass", "DIVERGED": "2 cases diverged", "INCOMPLETE": "1 case is incomplete"}
     return {
-        "schema_version": "1.0",
+        "schema_version": "2.0",
         "kind": "suite",
         "environment": environment() | {"command": "parity signoff --out parity-reports"},
         "phases": [

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
 
 from reports import ReportError, document
 from tests.reports.report_samples import run_document, suite_document
@@ -34,12 +35,36 @@ def test_a_sound_document_is_saved_and_loaded_unchanged(
 
 @pytest.mark.parametrize("kind", document.KINDS)
 def test_the_schemas_are_schemas_and_share_their_environment(kind: str) -> None:
-    Draft202012Validator.check_schema(document.schema(kind))
-    assert document.schema(kind)["properties"]["environment"] == document.schema("run")["properties"]["environment"]
+    made = document.schema(kind)
+    Draft202012Validator.check_schema(made)
+    assert made["$id"] == f"urn:qwen3vl-parity:report:{kind}:2.0"
+    # A calibration is published, so its environment leaves out the machine.
+    shared = document.schema("run")["properties"]["environment"]
+    assert (made["properties"]["environment"] == shared) is (kind != "calibration")
+
+
+@pytest.mark.parametrize("kind", document.KINDS)
+def test_the_schema_files_are_what_any_validator_can_use(kind: str, document_of: Callable[[str], Document]) -> None:
+    # The files refer to shared.schema.json by its $id; expanded or not, they say the same.
+    folder = Path(document.__file__).parent / "schema"
+    files = {
+        name: json.loads((folder / f"{name}.schema.json").read_text(encoding="utf-8")) for name in (kind, "shared")
+    }
+    registry = Registry().with_resources([(files["shared"]["$id"], Resource.from_contents(files["shared"]))])
+    plain = Draft202012Validator(files[kind], registry=registry)
+    expanded = Draft202012Validator(document.schema(kind))
+    assert "$ref" not in json.dumps(document.schema(kind))
+    sample = SMALL["parity"] if kind == "run" else document_of(kind)
+    wrong = sample | {"environment": {}, "schema_version": "1.0"}
+    for validator in (plain, expanded):
+        assert list(validator.iter_errors(sample)) == []
+    assert [error.message for error in plain.iter_errors(wrong)] == [
+        error.message for error in expanded.iter_errors(wrong)
+    ]
 
 
 def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None:
-    # Two objects are open on purpose: their keys are package names and kinds of token.
+    # These objects are open on purpose: their keys are names, of packages, kinds of token, cases and so on.
     open_objects = []
 
     def walk(node: object, path: str) -> None:
@@ -50,17 +75,27 @@ def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None
                     open_objects.append(path)
                 elif not path.endswith("cases"):
                     assert node["required"] == list(node["properties"]), path
+                else:
+                    assert node["required"] == [key for key in node["properties"] if key != "generated"], path
             for key, value in node.items():
                 step = path if key in ("properties", "items") else f"{path}.{key}"
                 walk(value, step)
 
     for kind in document.KINDS:
         walk(document.schema(kind), kind)
-    assert sorted(set(open_objects)) == [
-        "run.environment.packages",
+    named = {path for path in open_objects if not path.endswith("environment.packages")}
+    assert sorted(named) == [
+        "activations.models",
+        "activations.models.additionalProperties",
+        "comparison.findings.by_kind",
+        "exam.disagreements.answers",
+        "exam.engines.by_kind",
+        "mutants.mutants.outcomes",
+        "mutants.not_planted",
+        "processor.findings.by_kind",
         "run.findings.by_kind",
-        "suite.environment.packages",
     ]
+    assert len(set(open_objects)) == len(named) + len(document.KINDS)
 
 
 def _set(path: str, value: object) -> Callable[[Document], None]:
@@ -92,7 +127,7 @@ def _drop(path: str) -> Callable[[Document], None]:
         ("parity", _drop("verdict.value"), ["$.verdict.value is missing", "PARITY"]),
         ("parity", _drop("findings.4.gate"), ["$.findings[4].gate is missing", "number or null"]),
         ("parity", _set("kind", "walk"), ["$.kind is", "walk", "run"]),
-        ("parity", _set("schema_version", "2.0"), ["$.schema_version", '"2.0"', '"1.0"']),
+        ("parity", _set("schema_version", "1.0"), ["$.schema_version", '"1.0"', '"2.0"']),
         ("parity", _set("environment.created", "yesterday"), ["$.environment.created", "yesterday", "ISO-8601"]),
         ("parity", _set("verdict.value", "FINE"), ["$.verdict.value", "FINE", "INCOMPLETE"]),
         ("parity", _set("verdict.exit_code", 1), ["$.verdict.exit_code is 1", "expected 0", "PARITY"]),
@@ -109,6 +144,11 @@ def _drop(path: str) -> Callable[[Document], None]:
         ("parity", _set("findings.9.shape", (1, 2)), ["$.findings[9].shape", "tuple"]),
         ("parity", _set("findings.9.note", "\ud800"), ["$.findings[9].note", "surrogate"]),
         ("parity", _set("findings.9.status", "diverged"), ["$.findings[9].status", "PARITY", "vision.rotary.cos"]),
+        ("parity", _set("findings.9.side", "subject"), ["$.findings[9].side is 'subject'", "'ok'", "expected null"]),
+        ("parity", _set("findings.9.side", "both"), ["$.findings[9].side", '"both"', "null"]),
+        ("parity", _set("findings.9.origin", "elsewhere"), ["$.findings[9].origin", "starts here"]),
+        ("parity", _set("findings.9.reading", "noise"), ["$.findings[9].reading is not a field"]),
+        ("parity", _set("blind_to", []), ["$.blind_to is not a field"]),
         ("diverged", _set("verdict.first_divergence", 10_000), ["first_divergence is 10000", "which has 153"]),
         ("diverged", _set("verdict.first_divergence", 0), ["first_divergence is 0", "inputs.input_ids", "ok"]),
         ("parity", _set("pictures.0.grid", [20, 16]), ["$.pictures[0].errors has 19 rows", "expected 20"]),

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +13,14 @@ import pytest
 
 from reports import document as documents
 from reports import formatting as fmt
-from reports.html import html
-from reports.markdown import MOST_FAILING, markdown
+from reports.markdown import MOST_FAILING
 from reports.plots import case_plot, seam_plot
 from reports.templating import markdown_code, markdown_text
+from tests.reports.page_checks import Page, html, markdown
 from tests.reports.report_samples import run_document, write_pictures
 
 Document = dict[str, Any]
-_VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' | `code` ``` $x$ $y$ {{ 7*7 }} \x00\x1b[31m"
-
-
-class Page(HTMLParser):
-    """Checks that tags nest, and gathers what the tests ask for."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        names = [name for name, _ in attrs]
-        assert len(names) == len(set(names)), (tag, names)
-        self.tags.append((tag, dict(attrs)))
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
-
-    @property
-    def ids(self) -> list[str]:
-        return [attrs["id"] or "" for _, attrs in self.tags if "id" in attrs]
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +230,7 @@ def test_markdown_starts_with_the_verdict_and_lists_every_failure(diverged: Docu
     for finding in diverged["findings"]:
         listed = f"| {finding['index']} | `{finding['seam']}` |" in text
         assert listed or finding["status"] == "ok"
-    left = int(re.search(r"(\d+) more seams in findings\.csv", text)[1])  # type: ignore[index]
+    left = int(re.search(r"(\d+) more seams in the CSV file", text)[1])  # type: ignore[index]
     failing = sum(finding["status"] != "ok" for finding in diverged["findings"])
     assert left == len(diverged["findings"]) - failing - 20
 
@@ -280,7 +241,7 @@ def test_markdown_shows_the_twenty_nearest_by_ratio(parity: Document) -> None:
     ranked = sorted(parity["findings"], key=lambda finding: -(finding["ratio"] or 0))
     assert rows == [finding["index"] for finding in ranked[:20]]
     assert fmt.number(ranked[0]["figure"]) in text
-    assert f"{len(parity['findings']) - 20} more seams in findings.csv" in text
+    assert f"{len(parity['findings']) - 20} more seams in the CSV file" in text
 
 
 def test_markdown_fits_a_job_summary_however_much_fails() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import reports
-from reports import ReportError, render, write, write_report
+import reports.html
+from reports import ReportError, render, write_report
 
 Document = dict[str, Any]
 
@@ -75,7 +76,7 @@ def test_a_failure_in_the_middle_leaves_the_previous_report(
     def fail(*_: object, **__: object) -> str:
         raise failure
 
-    monkeypatch.setattr(write, "html", fail)
+    monkeypatch.setattr(reports.html, "page", fail)
     diverged["case"]["title"] = "another"
     with pytest.raises(failure):
         write_report(diverged, folder)

@@ -1,0 +1,21 @@
+"""The kinds of report document. A new kind is a module here, its schema, and one line in this list."""
+
+from __future__ import annotations
+
+from reports.kinds import activations, calibration, comparison, exam, mutants, processor, run, suite, tokens
+from reports.kinds.base import Kind
+
+KINDS: dict[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        run.KIND,
+        suite.KIND,
+        mutants.KIND,
+        exam.KIND,
+        calibration.KIND,
+        processor.KIND,
+        comparison.KIND,
+        tokens.KIND,
+        activations.KIND,
+    )
+}

@@ -1,0 +1,235 @@
+"""Small sound documents of the kinds that have simple pages, and of the kill matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.reports.report_samples import environment, run_document
+
+Document = dict[str, Any]
+
+
+def mutants_document() -> Document:
+    """Five mutants on two cases: caught at the seam, caught elsewhere, survived, not exposed, invisible."""
+    outcomes = {
+        "caught-here": ("at seam", "at seam"),
+        "caught-elsewhere": ("elsewhere", "not applicable"),
+        "survivor": ("survived", "survived"),
+        "not-exposed": ("not applicable", "not applicable"),
+        "too-small": ("survived", "not applicable"),
+    }
+    fates = dict(zip(outcomes, ("caught", "caught", "survived", "not exposed", "invisible"), strict=True))
+    stages = dict(zip(outcomes, ("processor", "weights", "model", "model", "model"), strict=True))
+    mutants = []
+    for name, states in outcomes.items():
+        found = {
+            case: {
+                "state": state,
+                "expected": state in ("at seam", "elsewhere") or (name, case) == ("survivor", "photo"),
+                "seam": "vision.merger" if state in ("at seam", "elsewhere") else None,
+                "step": "prefill" if state in ("at seam", "elsewhere") else None,
+                "worst": 0.3 if state == "survived" else None,
+                "floors": None,
+                "identical": False,
+                "error": None,
+            }
+            for case, state in zip(("photo", "text"), states, strict=True)
+        }
+        caught = [case for case, outcome in found.items() if outcome["state"] in ("at seam", "elsewhere")]
+        mutants.append(
+            {
+                "id": name,
+                "title": f"the mistake {name}",
+                "component": "vision",
+                "stage": stages[name],
+                "source": "made up",
+                "real": name == "survivor",
+                "seam": "vision.merger",
+                "step": "prefill",
+                "dtypes": ["float32"],
+                "invisible": "needs bfloat16" if name == "too-small" else "",
+                "fate": fates[name],
+                "localised": name == "caught-here",
+                "first_seam": "vision.merger" if caught else None,
+                "first_step": "prefill" if caught else None,
+                "caught_by": caught,
+                "missed_by": ["photo"] if name == "survivor" else [],
+                "outcomes": found,
+            }
+        )
+    return {
+        "schema_version": "2.0",
+        "kind": "mutants",
+        "environment": environment(),
+        "dtype": "float32",
+        "gate": {"rule": "every row: error <= 6 x floor + 1 ulp", "m": 6.0, "ulps": 1.0},
+        "totals": {
+            "mutants": 5,
+            "real": 1,
+            "caught": 2,
+            "survived": 1,
+            "invisible": 1,
+            "not_exposed": 1,
+            "kill_rate": 0.5,
+            "localised": 1,
+            "localisation_rate": 0.5,
+            "proven": False,
+            "seconds": 91.1,
+        },
+        "cover": {"cases": ["photo"], "forwards": 5},
+        "cases": [
+            {"name": "photo", "title": "a photo", "forwards": 5},
+            {"name": "text", "title": "text alone", "forwards": 3},
+        ],
+        "mutants": mutants,
+        "not_planted": {"moe-router": "the port builds dense models only"},
+    }
+
+
+def exam_document() -> Document:
+    """Three engines; the third was not asked about clips, and gives one wrong answer."""
+    full = {"clip direction": {"questions": 2, "accuracy": 1.0}, "picture colour": {"questions": 4, "accuracy": 1.0}}
+    sound = {"asked": 6, "not_run": 0, "why_not_run": "", "right": 6, "accuracy": 1.0, "by_kind": full}
+    other = {
+        "engine": "mistral.rs 0.9.5",
+        "asked": 4,
+        "not_run": 2,
+        "why_not_run": "it has no ffmpeg",
+        "right": 3,
+        "accuracy": 0.75,
+        "by_kind": {"picture colour": {"questions": 4, "accuracy": 0.75}},
+    }
+    answers = {"reference": "red", "port": "red", "mistral.rs 0.9.5": "green"}
+    return {
+        "schema_version": "2.0",
+        "kind": "exam",
+        "environment": environment(),
+        "clip_form": "gif",
+        "questions": 6,
+        "engines": [{"engine": "reference", **sound}, {"engine": "port", **sound}, other],
+        "disagreements": [
+            {"number": 3, "kind": "picture colour", "question": "Which colour?", "right": "red", "answers": answers}
+        ],
+        "verdict": _verdict("PARITY", "reference and port gave the same answers, 100 % right"),
+    }
+
+
+def calibration_document() -> Document:
+    worst = {"case": "photo", "run": "eager", "seam": "vision.merger[0]", "rows": 1216}
+    return {
+        "schema_version": "2.0",
+        "kind": "calibration",
+        "environment": {name: environment()[name] for name in ("created", "python", "threads", "packages")},
+        "dtype": "float32",
+        "cases": ["text", "photo"],
+        "seeds": [0],
+        "ulps": 1.0,
+        "runs": 12,
+        "rows": 45678,
+        "comparisons": {
+            "accumulated": {
+                "m": 6.0,
+                "smallest_m": 2.69,
+                "false_alarms": 0,
+                "worst": [{**worst, "isolation": "accumulated", "m": 2.69}],
+            },
+            "isolated": {
+                "m": 2.0,
+                "smallest_m": 1.08,
+                "false_alarms": 0,
+                "worst": [{**worst, "isolation": "isolated", "m": 1.08}],
+            },
+        },
+    }
+
+
+def processor_document() -> Document:
+    found = _judged("inputs")
+    return {
+        "schema_version": "2.0",
+        "kind": "processor",
+        "environment": environment(),
+        "files": ["holiday.jpg", "clip.mp4"],
+        **found,
+        "throughput": [
+            {
+                "title": "holiday.jpg",
+                "rounds": 5,
+                "port_seconds": 0.0123,
+                "reference_seconds": 0.0341,
+                "ratio": 2.77,
+            }
+        ],
+        "threads": 2,
+    }
+
+
+def comparison_document() -> Document:
+    run = run_document(diverged=True, decode_steps=1)
+    return {
+        "schema_version": "2.0",
+        "kind": "comparison",
+        "environment": environment(),
+        "subject": {"name": "candle", "detail": "traces/candle", "dtype": "float32"},
+        "reference": {"name": "transformers", "detail": "traces/reference", "dtype": "float64"},
+        "floors": ["traces/floor-1"],
+        "gate": {"rule": "every row: error <= 6 x floor + 1 ulp", "m": 6.0, "ulps": 1.0},
+        "verdict": run["verdict"],
+        "findings": run["findings"],
+    }
+
+
+def tokens_document() -> Document:
+    return {
+        "schema_version": "2.0",
+        "kind": "tokens",
+        "environment": environment(),
+        "engine": {"name": "mistral.rs", "version": "0.9.5"},
+        "prompt": "What is it?",
+        "prompt_tokens": {"port": 23, "engine": 23},
+        "tokens": {"port": [64, 13001, 7, 8], "engine": [64, 13002, 7]},
+        "largest_logprob_difference": None,
+        "verdict": _verdict("DIVERGED", "port and mistral.rs give different tokens"),
+    }
+
+
+def activations_document() -> Document:
+    return {
+        "schema_version": "2.0",
+        "kind": "activations",
+        "environment": environment(),
+        "models": {
+            "seeded": {"logits_entropy": 6.2, "vision_stream": None},
+            "trained": {"logits_entropy": 0.31, "vision_stream": 22.5},
+        },
+    }
+
+
+def _verdict(value: str, reason: str) -> Document:
+    return {"value": value, "exit_code": {"PARITY": 0, "DIVERGED": 1}[value], "reason": reason}
+
+
+def _judged(group: str) -> Document:
+    """The findings of one group of a run, numbered anew, and a verdict over them."""
+    findings = [finding for finding in run_document(decode_steps=0)["findings"] if finding["group"] == group]
+    for number, finding in enumerate(findings):
+        finding["index"] = number
+    verdict = _verdict("PARITY", f"all {len(findings)} values lie within their gates") | {
+        "first_divergence": None,
+        "seams_expected": len(findings),
+        "seams_compared": len(findings),
+        "rows_compared": sum(finding["rows"] for finding in findings),
+        "not_compared": 0,
+    }
+    return {"verdict": verdict, "findings": findings}
+
+
+SIMPLE = {
+    "mutants": mutants_document,
+    "exam": exam_document,
+    "calibration": calibration_document,
+    "processor": processor_document,
+    "comparison": comparison_document,
+    "tokens": tokens_document,
+    "activations": activations_document,
+}
