@@ -32,7 +32,7 @@ def _contradictions(document: Document) -> Iterator[str]:
 
 def page(document: Document) -> Page:
     """The tokens of both, side by side."""
-    engine = f"{document['engine']['name']} {document['engine']['version']}".strip()
+    engine = document["engine"]
     prompt = document["prompt_tokens"]
     pairs = _pairs(document)
     differing = [at for at, (port, other) in enumerate(pairs) if port != other]

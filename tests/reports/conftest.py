@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import report_samples
 
+from tests.reports import report_samples
 from tests.reports.kind_samples import SIMPLE
 
 Document = dict[str, Any]

@@ -184,7 +184,7 @@ def tokens_document() -> Document:
         "schema_version": "2.0",
         "kind": "tokens",
         "environment": environment(),
-        "engine": {"name": "mistral.rs", "version": "0.9.5"},
+        "engine": "mistral.rs 0.9.5",
         "prompt": "What is it?",
         "prompt_tokens": {"port": 23, "engine": 23},
         "tokens": {"port": [64, 13001, 7, 8], "engine": [64, 13002, 7]},

@@ -25,7 +25,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \"' | `code` ``
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    from report_samples import suite_document
+    from tests.reports.report_samples import suite_document
 
     folder = tmp_path_factory.mktemp("pages")
     write_pictures(folder)
