@@ -7,13 +7,13 @@ file is an error, because every default that another port guessed has been wrong
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from port.errors import ConfigError
+from port.json_fields import Fields, read_object
 
 # Fixed by the architecture: the published config has no field for it, the reference hard-codes it.
 VISION_ROPE_THETA = 10000.0
@@ -84,22 +84,12 @@ class Qwen3VLConfig:
     def from_folder(cls, folder: Path) -> Qwen3VLConfig:
         """Read ``folder/config.json``. Raises ConfigError when it is absent, broken or incomplete."""
         path = Path(folder) / "config.json"
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{path} does not exist; give the folder of a Qwen3-VL checkpoint") from None
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error}; give the folder of a Qwen3-VL checkpoint") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path} is not valid JSON: {error}") from None
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{path} holds a {type(raw).__name__}, not an object; it is not a model config")
-        return cls.from_dict(raw, where=str(path))
+        return cls.from_dict(read_object(path), where=str(path))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], *, where: str = "config") -> Qwen3VLConfig:
         """Build from the parsed ``config.json``. Raises ConfigError naming the field and the way out."""
-        top = _Reader(raw, where)
+        top = Fields(raw, where)
         model_type = top.string("model_type")
         if model_type != "qwen3_vl":
             raise ConfigError(
@@ -120,7 +110,7 @@ class Qwen3VLConfig:
         return config
 
 
-def _text_config(section: _Reader) -> TextConfig:
+def _text_config(section: Fields) -> TextConfig:
     if "num_experts" in section.raw:
         raise ConfigError(f"{section.where}: num_experts is set; mixture-of-experts models are not built here")
     section.require("hidden_act", "silu")
@@ -145,24 +135,24 @@ def _text_config(section: _Reader) -> TextConfig:
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=section.number("rms_norm_eps"),
+        rms_norm_eps=section.number("rms_norm_eps", above=0),
         attention_bias=section.flag("attention_bias"),
         rope_theta=theta,
         mrope_section=mrope_section,
     )
 
 
-def _rope(section: _Reader) -> tuple[float, tuple[int, int, int]]:
+def _rope(section: Fields) -> tuple[float, tuple[int, int, int]]:
     """Theta and sections from either dialect; where a file has both, they must agree."""
     found: dict[str, tuple[float, tuple[int, int, int]]] = {}
-    if section.raw.get("rope_parameters") is not None:
+    if section.has("rope_parameters"):
         inner = section.section("rope_parameters")
-        found["rope_parameters"] = (inner.number("rope_theta"), _mrope_section(inner))
-    if section.raw.get("rope_scaling") is not None:
+        found["rope_parameters"] = (inner.number("rope_theta", above=0), _mrope_section(inner))
+    if section.has("rope_scaling"):
         inner = section.section("rope_scaling")
         # transformers 5 may write theta into the old-style group as well.
         holder = inner if "rope_theta" in inner.raw else section
-        found["rope_scaling"] = (holder.number("rope_theta"), _mrope_section(inner))
+        found["rope_scaling"] = (holder.number("rope_theta", above=0), _mrope_section(inner))
     if not found:
         raise ConfigError(
             f"{section.where}: neither rope_scaling (with rope_theta beside it) nor rope_parameters is there; "
@@ -174,34 +164,34 @@ def _rope(section: _Reader) -> tuple[float, tuple[int, int, int]]:
             f"{section.where}: rope_parameters says {found['rope_parameters']}, "
             f"rope_scaling says {found['rope_scaling']}; remove the wrong one"
         )
-    if section.raw.get("rope_theta") is not None and section.number("rope_theta") != values[0][0]:
+    theta = values[0][0]
+    beside = section.number("rope_theta", above=0, default=theta)
+    if beside != theta:
         raise ConfigError(
-            f"{section.where}: rope_theta is {section.raw['rope_theta']}, the one in {' and '.join(found)} is "
-            f"{values[0][0]:g}; remove the wrong one"
+            f"{section.where}: rope_theta is {beside:g}, but the one in {' and '.join(found)} is {theta:g}; "
+            "remove the wrong one"
         )
     return values[0]
 
 
-def _mrope_section(rope: _Reader) -> tuple[int, int, int]:
-    kind = rope.raw.get("rope_type")
-    if kind != "default":
-        raise ConfigError(f"{rope.where}.rope_type is {kind!r}; only 'default' (no scaling) is built here")
+def _mrope_section(rope: Fields) -> tuple[int, int, int]:
+    rope.require("rope_type", "default")  # no scaling
     if not rope.flag("mrope_interleaved"):
-        raise ConfigError(f"{rope.where}.mrope_interleaved is false; Qwen3-VL interleaves its three axes")
+        raise ConfigError(f"{rope.at('mrope_interleaved')} is false; Qwen3-VL interleaves its three axes")
     sections = rope.integers("mrope_section", minimum=0)
     if len(sections) != 3:
-        raise ConfigError(f"{rope.where}.mrope_section has {len(sections)} entries, needs 3 (t, h, w)")
+        raise ConfigError(f"{rope.at('mrope_section')} has {len(sections)} entries, needs 3 (t, h, w)")
     time, height, width = sections
     # Frequencies alternate t, h, w, t, h, w, ...: h and w take every third place, t keeps the rest.
     if 3 * max(height, width) > time + height + width:
         raise ConfigError(
-            f"{rope.where}.mrope_section {list(sections)}: h or w needs {3 * max(height, width)} interleaved "
+            f"{rope.at('mrope_section')} {list(sections)}: h or w needs {3 * max(height, width)} interleaved "
             f"places, there are {time + height + width}"
         )
     return time, height, width
 
 
-def _vision_config(section: _Reader) -> VisionConfig:
+def _vision_config(section: Fields) -> VisionConfig:
     section.require("hidden_act", "gelu_pytorch_tanh")
     hidden, heads = section.integer("hidden_size"), section.integer("num_heads")
     if hidden % heads or (hidden // heads) % 4:
@@ -256,66 +246,3 @@ def _check_whole(config: Qwen3VLConfig, where: str) -> None:
             f"{where}: image, video, vision start and vision end token ids {ids} must differ and lie below "
             f"vocab_size {text.vocab_size}"
         )
-
-
-class _Reader:
-    """One JSON object with its path; every getter names the field when it refuses it."""
-
-    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
-        self.raw = raw
-        self.where = where
-
-    def _get(self, name: str) -> Any:
-        if name not in self.raw or self.raw[name] is None:
-            raise ConfigError(
-                f"{self.where}: field {name!r} is missing, and no architecture field has a default; "
-                "add it to config.json with the value that the checkpoint was trained with"
-            )
-        return self.raw[name]
-
-    def _wrong(self, name: str, value: Any, wanted: str) -> ConfigError:
-        return ConfigError(f"{self.where}: field {name!r} is {value!r}, needs {wanted}")
-
-    def section(self, name: str) -> _Reader:
-        value = self._get(name)
-        if not isinstance(value, Mapping):
-            raise self._wrong(name, value, "an object")
-        return _Reader(value, f"{self.where}: {name}")
-
-    def string(self, name: str) -> str:
-        value = self._get(name)
-        if not isinstance(value, str):
-            raise self._wrong(name, value, "a string")
-        return value
-
-    def require(self, name: str, wanted: str) -> None:
-        value = self._get(name)
-        if value != wanted:
-            raise self._wrong(name, value, f"{wanted!r} (the only one built here)")
-
-    def flag(self, name: str) -> bool:
-        value = self._get(name)
-        if not isinstance(value, bool):
-            raise self._wrong(name, value, "true or false")
-        return value
-
-    def integer(self, name: str, *, minimum: int = 1) -> int:
-        value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise self._wrong(name, value, f"a whole number of at least {minimum}")
-        return value
-
-    def integers(self, name: str, *, minimum: int) -> tuple[int, ...]:
-        value = self._get(name)
-        good = isinstance(value, list | tuple) and all(
-            isinstance(item, int) and not isinstance(item, bool) and item >= minimum for item in value
-        )
-        if not good:
-            raise self._wrong(name, value, f"a list of whole numbers of at least {minimum}")
-        return tuple(value)
-
-    def number(self, name: str) -> float:
-        value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self._wrong(name, value, "a number above 0")
-        return float(value)

@@ -6,7 +6,7 @@ class PortError(ValueError):
 
 
 class ConfigError(PortError):
-    """A config.json that does not describe a model this port can build."""
+    """A file of a checkpoint, other than its weights, that is missing, broken or asks for what is not supported."""
 
 
 class WeightsError(PortError):

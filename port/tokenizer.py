@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tokenizers
 import torch
 from torch import Tensor
 
 from port.errors import ConfigError, InputError
-from port.template import read_object
+from port.json_fields import Fields, read_text, shown
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -36,24 +36,24 @@ class Tokenizer:
     def from_folder(cls, folder: Path | str) -> Tokenizer:
         """Raises ConfigError where a file is missing or broken, lacks a token, or contradicts the other."""
         path, settings = Path(folder) / "tokenizer.json", Path(folder) / "tokenizer_config.json"
-        if not path.is_file():
-            raise ConfigError(f"{folder} has no tokenizer.json; is it a whole checkpoint?")
+        text = read_text(path)
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
+            backend = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises its errors as plain Exception
-            raise ConfigError(f"{path} cannot be read: {error}; download it again") from None
-        raw = read_object(settings)
-        pad = raw.get("pad_token")
+            raise ConfigError(f"{path} is not a tokenizer: {error}; download it again") from None
+        fields = Fields.read(settings)
+        pad = fields.raw.get("pad_token")
         pad = pad.get("content") if isinstance(pad, dict) else pad
         pad_id = backend.token_to_id(pad) if isinstance(pad, str) else None
         if pad_id is None:
             raise ConfigError(
-                f"{settings} has pad_token = {pad!r}, which is no token of {path}; Qwen3-VL's is {END_OF_TEXT}"
+                f"{fields.at('pad_token')} is {shown(pad)}, which is not a token of {path}; Qwen3-VL's is {END_OF_TEXT}"
             )
         tokenizer = cls(backend, pad_id, str(path))
         for token in (IMAGE_PAD, VIDEO_PAD, VISION_START, VISION_END):
             tokenizer.id_of(token)
-        _check_added(backend, raw.get("added_tokens_decoder") or {}, f"{settings}: added_tokens_decoder", path)
+        if fields.has("added_tokens_decoder"):
+            _check_added(backend, fields.section("added_tokens_decoder"), path)
         return tokenizer
 
     def id_of(self, token: str) -> int:
@@ -140,12 +140,12 @@ def check_unicode(text: str, name: str) -> None:
         ) from None
 
 
-def _check_added(backend: tokenizers.Tokenizer, added: Any, where: str, path: Path) -> None:
+def _check_added(backend: tokenizers.Tokenizer, added: Fields, path: Path) -> None:
     """The reference adds the tokens that ``tokenizer_config.json`` lists; here they must be in ``tokenizer.json``."""
-    if not isinstance(added, dict):
-        raise ConfigError(f"{where} is a {type(added).__name__}, expected an object")
-    for key, token in added.items():
+    for key, token in added.raw.items():
         content = token.get("content") if isinstance(token, dict) else token
         found = backend.token_to_id(content) if isinstance(content, str) else None
         if str(found) != key:
-            raise ConfigError(f"{where} has {content!r} as {key}, in {path} it is {found}; download both again")
+            raise ConfigError(
+                f"{added.where} has {shown(content)} as {key}, but in {path} its id is {found}; download both again"
+            )

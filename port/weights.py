@@ -6,7 +6,6 @@ Parameters keep the names of the published checkpoints, so the map is short: the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from port.config import Qwen3VLConfig
-from port.errors import WeightsError
+from port.errors import ConfigError, WeightsError
+from port.json_fields import Fields
 from port.model import Qwen3VL
 
 SINGLE_FILE = "model.safetensors"
@@ -178,12 +178,12 @@ class Checkpoint:
             yield single, None
             return
         try:
-            weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
+            weight_map = Fields.read(index_path).section("weight_map")
             shards: dict[str, set[str]] = {}
-            for key, shard in weight_map.items():
-                shards.setdefault(Path(shard).as_posix(), set()).add(key)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{index_path} is not a safetensors index: {error!r}; download it again") from None
+            for key in weight_map.raw:
+                shards.setdefault(Path(weight_map.string(key)).as_posix(), set()).add(key)
+        except ConfigError as error:
+            raise WeightsError(f"{INDEX_FILE} is not a safetensors index: {error}") from None
         if any(Path(shard).name != shard for shard in shards):
             raise WeightsError(f"{index_path} names files outside its folder; refusing to follow them")
         missing = sorted(shard for shard in shards if not (self.folder / shard).is_file())
