@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import qwen_vl_utils
+from cost_samples import measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
@@ -345,20 +343,27 @@ def test_pillows_own_bound_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 COST = """
-import json, resource, sys, time
+import json, sys, time
 from pathlib import Path
 from port import InputError
 from port.picture import load_picture
 load_picture(Path(sys.argv[1]))
-before, start, said = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time(), []
+before, start, said = peak_mib(), time.process_time(), []
 for path in sys.argv[2:]:
     try:
         load_picture(Path(path))
     except InputError as error:
         said.append(str(error))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"mib": (after - before) / 1024, "seconds": time.process_time() - start, "said": said}))
+after = peak_mib()
+print(json.dumps({"mib": after - before, "seconds": time.process_time() - start, "said": said}))
 """
+
+
+def test_the_memory_of_this_process_hides_none_of_what_is_measured() -> None:
+    large = bytearray(b"x" * (300 << 20))
+    mib = measured("before = peak_mib(); held = bytearray(b'x' * (100 << 20)); print(peak_mib() - before)")
+    assert 80 < mib < 230
+    assert len(large) == 300 << 20
 
 
 def test_bombs_cost_neither_memory_nor_time(tmp_path: Path) -> None:
@@ -369,13 +374,7 @@ def test_bombs_cost_neither_memory_nor_time(tmp_path: Path) -> None:
     assert bomb.stat().st_size < 200_000
     tiff = tmp_path / "bomb.tif"
     Image.new("1", (20_000, 20_000)).save(tiff, compression="group4")
-    done = subprocess.run(
-        [sys.executable, "-c", COST, *map(str, (tmp_path / "small.png", bomb, tiff))],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    cost = json.loads(done.stdout.splitlines()[-1])
+    cost = measured(COST, tmp_path / "small.png", bomb, tiff)
     assert len(cost["said"]) == 2
     assert all("Limits.max_picture_pixels" in said for said in cost["said"])
     assert cost["mib"] < 20, "a decoded bomb takes 900 MiB and more"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import struct
-import subprocess
-import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +14,7 @@ import av
 import numpy as np
 import pytest
 import qwen_vl_utils.vision_process as qwen
+from cost_samples import measured
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -453,15 +451,15 @@ def test_a_damaged_header_is_read_or_an_input_error(
 
 
 COST = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
 from port.video import load_video
 from pixel_samples import video_config
 load_video(Path(sys.argv[1]), video_config())
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_mib()
 video = load_video(Path(sys.argv[2]), video_config(max_frames=32))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"mib": (after - before) / 1024, "kept": video.frames.nbytes / 2**20, "total": video.total}))
+after = peak_mib()
+print(json.dumps({"mib": after - before, "kept": video.frames.nbytes / 2**20, "total": video.total}))
 """
 
 
@@ -469,14 +467,7 @@ def test_a_long_video_takes_the_memory_of_its_kept_frames(clips: Path, tmp_path:
     """2000 frames of 220 KiB, 430 MiB in all, of which 32 are kept."""
     first = smooth(240, 320)
     write_clip(tmp_path / "long.mp4", [first] * 2000, fps=30)
-    done = subprocess.run(
-        [sys.executable, "-c", COST, str(clips / "clip.mp4"), str(tmp_path / "long.mp4")],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
-    )
-    cost = json.loads(done.stdout.splitlines()[-1])
+    cost = measured(COST, clips / "clip.mp4", tmp_path / "long.mp4")
     assert cost["total"] == 2000
     assert cost["kept"] < 8
     assert cost["mib"] < 40
