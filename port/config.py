@@ -7,6 +7,7 @@ file is an error, because every default that another port guessed has been wrong
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ class VisionConfig:
     @property
     def grid_side(self) -> int:
         """Side of the square table of learned positions."""
-        return round(self.num_position_embeddings**0.5)
+        return math.isqrt(self.num_position_embeddings)
 
     @property
     def patch_dim(self) -> int:
@@ -200,7 +201,7 @@ def _vision_config(section: Fields) -> VisionConfig:
             "2-D rotary needs a whole multiple of 4"
         )
     positions = section.integer("num_position_embeddings")
-    if round(positions**0.5) ** 2 != positions:
+    if math.isqrt(positions) ** 2 != positions:
         raise ConfigError(f"{section.where}: num_position_embeddings {positions} is not a square number")
     depth = section.integer("depth")
     taps = section.integers("deepstack_visual_indexes", minimum=0)

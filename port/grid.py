@@ -106,4 +106,5 @@ def segment_boundaries(grid_thw: Tensor) -> Tensor:
 
 def merged_count(grid_thw: Tensor, merge: int) -> int:
     """Tokens that all pictures of ``grid_thw`` take in the prompt."""
-    return sum(t * h * w for t, h, w in grid_thw.tolist()) // merge**2
+    grids: list[list[int]] = grid_thw.tolist()
+    return sum(t * h * w for t, h, w in grids) // merge**2

@@ -22,7 +22,7 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 def table(rows: int, size: int) -> nn.Embedding:
     """An embedding (rows, size) of no values yet: drawing them on the meta device imports torch's whole compiler."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
 
 
 class RMSNorm(nn.Module):

@@ -209,7 +209,7 @@ class Qwen3VL(nn.Module):
             )
         self._check_vocabulary(ids)
         if not bool(((mask == 0) | (mask == 1)).all()):
-            raise InputError(f"attention_mask holds {mask.unique().tolist()}, needs 0 (padding) and 1 only")
+            raise InputError(f"attention_mask holds {torch.unique(mask).tolist()}, needs 0 (padding) and 1 only")
         empty = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
         if empty:
             raise InputError(f"rows {empty} of attention_mask are all padding; every row needs a real token")

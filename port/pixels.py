@@ -41,8 +41,8 @@ def process_picture(picture: np.ndarray, config: PictureConfig, tap: Tap) -> Pat
     grid = patch_grid(resized, patch=config.patch_size, temporal_patch=config.temporal_patch_size)
     flat = cut_patches(resized, patch=config.patch_size, temporal_patch=1, merge=config.merge_size)  # (N, C*P*P)
     pixels = torch.empty(len(flat), 3, config.temporal_patch_size, config.patch_size**2, dtype=torch.float32)
-    for rows, block in zip(pixels.split(_BLOCK), flat.split(_BLOCK), strict=True):
-        values = normalise(block, config).unflatten(1, (3, -1))  # (_BLOCK, C, P*P)
+    for rows, block in zip(torch.split(pixels, _BLOCK), torch.split(flat, _BLOCK), strict=True):
+        values = normalise(block, config).view(len(block), 3, -1)  # (_BLOCK, C, P*P)
         for frame in range(config.temporal_patch_size):
             rows[:, :, frame] = values
     return Patches(tap("patches", pixels.flatten(1)), grid)
@@ -86,7 +86,7 @@ def normalise(patches: Tensor, config: PatchConfig) -> Tensor:
     scale = 1.0 / config.rescale_factor
     mean = torch.tensor(config.image_mean, dtype=torch.float32).mul(scale).view(1, -1, 1)
     std = torch.tensor(config.image_std, dtype=torch.float32).mul(scale).view(1, -1, 1)
-    pixels = patches.unflatten(1, (3, -1)).to(torch.float32, copy=True)  # (N, C, L)
+    pixels = patches.view(len(patches), 3, -1).to(torch.float32, copy=True)  # (N, C, L)
     return pixels.sub_(mean).div_(std).flatten(1)
 
 

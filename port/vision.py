@@ -34,7 +34,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:  # (N, channels*T*P*P) -> (N, C)
         x = pixel_values.view(-1, self.proj.in_channels, *self.kernel)  # (N, channels, T, P, P)
-        return self.proj(x).flatten(1) + self.bias  # (N, C, 1, 1, 1) -> (N, C)
+        out: Tensor = self.proj(x).flatten(1) + self.bias  # (N, C, 1, 1, 1) -> (N, C)
+        return out
 
 
 class VisionAttention(nn.Module):
@@ -64,8 +65,8 @@ def attend_segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tens
     outputs, start = [], 0
     for length, run in groupby(lengths):
         end = start + length * len(list(run))
-        parts = [x[start:end].unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v)]  # (segments, H, L, D)
-        out = F.scaled_dot_product_attention(*parts)  # (segments, H, L, D)
+        query, key, value = (x[start:end].view(-1, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(query, key, value)  # (segments, H, L, D)
         outputs.append(out.transpose(1, 2).flatten(0, 1))  # (segments*L, H, D)
         start = end
     return torch.cat(outputs)
@@ -78,7 +79,8 @@ class VisionMLP(nn.Module):
         self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C) -> (N, C)
-        return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
+        out: Tensor = self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
+        return out
 
 
 class VisionBlock(nn.Module):
@@ -113,7 +115,8 @@ class PatchMerger(nn.Module):
             x = self.norm(x.view(-1, self.merged_size))  # (N/m^2, C*m^2)
         else:
             x = self.norm(x).view(-1, self.merged_size)  # (N/m^2, C*m^2)
-        return self.linear_fc2(F.gelu(self.linear_fc1(x)))  # exact (erf) GELU
+        out: Tensor = self.linear_fc2(F.gelu(self.linear_fc1(x)))  # exact (erf) GELU
+        return out
 
 
 class VisionModel(nn.Module):
@@ -155,7 +158,7 @@ class VisionModel(nn.Module):
         indices, weights = grid.interpolation(
             grid_thw, self.config.grid_side, self.config.spatial_merge_size, dtype=wide(dtype)
         )
-        weighted = self.pos_embed(indices) * weights.unsqueeze(-1)  # (N, 4, C)
+        weighted: Tensor = self.pos_embed(indices) * weights.unsqueeze(-1)  # (N, 4, C)
         return weighted.sum(dim=1).to(dtype)
 
     def rotary(self, grid_thw: Tensor) -> tuple[Tensor, Tensor]:

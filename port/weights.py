@@ -165,7 +165,8 @@ class Checkpoint:
 
     def read(self, name: str) -> Tensor:
         handle, key = self._place[name]
-        return handle.get_tensor(key)
+        tensor: Tensor = handle.get_tensor(key)
+        return tensor
 
     def _files(self) -> Iterator[tuple[Path, set[str] | None]]:
         """Each file with the keys that the index places in it (None without an index)."""
