@@ -1,8 +1,8 @@
 """Configuration of Qwen3-VL, read from a checkpoint's ``config.json``.
 
-Both dialects are read: the published one (``rope_theta`` beside ``rope_scaling``) and that of
-transformers 5 (``rope_parameters``). No architecture field has a default: a field that is not in the
-file is an error, because every default that another port guessed has been wrong for some checkpoint.
+Both dialects are read: the published one (``rope_theta`` beside ``rope_scaling``) and the one of
+transformers 5 (``rope_parameters``). No field has a default. A missing field is an error, because any default
+would be wrong for some checkpoint.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 from port.errors import ConfigError
 from port.json_fields import Fields, read_object
 
-# Fixed by the architecture: the published config has no field for it, the reference hard-codes it.
+# Fixed by the architecture: the config has no fields for them, and the reference hard-codes them.
 VISION_ROPE_THETA = 10000.0
 LAYER_NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower's shape; fields carry the names of ``config.json``."""
+    """The shape of the vision tower. Fields have the same names as in ``config.json``."""
 
     depth: int
     hidden_size: int
@@ -43,7 +43,7 @@ class VisionConfig:
 
     @property
     def grid_side(self) -> int:
-        """Side of the square table of learned positions."""
+        """Side length of the square table of learned positions."""
         return math.isqrt(self.num_position_embeddings)
 
     @property
@@ -54,7 +54,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The language model's shape; fields carry the names of ``config.json``."""
+    """The shape of the language model. Fields have the same names as in ``config.json``."""
 
     vocab_size: int
     hidden_size: int
@@ -71,7 +71,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Qwen3VLConfig:
-    """A whole model. ``tie_word_embeddings`` is the top-level flag, whatever text_config says."""
+    """The whole model. ``tie_word_embeddings`` is the top-level field; the one in text_config is ignored."""
 
     text: TextConfig
     vision: VisionConfig
@@ -83,24 +83,24 @@ class Qwen3VLConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Qwen3VLConfig:
-        """Read ``folder/config.json``. Raises ConfigError when it is absent, broken or incomplete."""
+        """Read ``folder/config.json``. Raises ConfigError if it is missing, broken or incomplete."""
         path = Path(folder) / "config.json"
         return cls.from_dict(read_object(path), where=str(path))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], *, where: str = "config") -> Qwen3VLConfig:
-        """Build from the parsed ``config.json``. Raises ConfigError naming the field and the way out."""
+        """Build from the parsed ``config.json``. Raises ConfigError that names the field and says what to do."""
         top = Fields(raw, where)
         model_type = top.string("model_type")
         if model_type != "qwen3_vl":
             raise ConfigError(
-                f"{where}: model_type is {model_type!r}; this port builds 'qwen3_vl' (dense) checkpoints only"
+                f"{where}: model_type is {model_type!r}; this port supports only 'qwen3_vl' (dense) checkpoints"
             )
         config = cls(
             text=_text_config(top.section("text_config")),
             vision=_vision_config(top.section("vision_config")),
-            # Commit c3d69e0e4 of mistral.rs: the flag lives at the top level. text_config may carry a
-            # copy, and the copy may be stale, so it is not looked at.
+            # The top-level field counts (see commit c3d69e0e4 of mistral.rs). text_config may have a copy of it,
+            # which may be out of date, so the copy is ignored.
             tie_word_embeddings=top.flag("tie_word_embeddings"),
             image_token_id=top.integer("image_token_id", minimum=0),
             video_token_id=top.integer("video_token_id", minimum=0),
@@ -113,7 +113,9 @@ class Qwen3VLConfig:
 
 def _text_config(section: Fields) -> TextConfig:
     if "num_experts" in section.raw:
-        raise ConfigError(f"{section.where}: num_experts is set; mixture-of-experts models are not built here")
+        raise ConfigError(
+            f"{section.where}: num_experts is set; mixture-of-experts models are not supported, use a dense checkpoint"
+        )
     section.require("hidden_act", "silu")
     heads = section.integer("num_attention_heads")
     kv_heads = section.integer("num_key_value_heads")
@@ -126,7 +128,7 @@ def _text_config(section: Fields) -> TextConfig:
     if sum(mrope_section) * 2 != head_dim:
         raise ConfigError(
             f"{section.where}: mrope_section {list(mrope_section)} adds up to {sum(mrope_section)} frequencies, "
-            f"head_dim {head_dim} has {head_dim // 2}; the three must add up to half of head_dim"
+            f"but head_dim {head_dim} has {head_dim // 2}; the three numbers must add up to half of head_dim"
         )
     return TextConfig(
         vocab_size=section.integer("vocab_size"),
@@ -144,20 +146,20 @@ def _text_config(section: Fields) -> TextConfig:
 
 
 def _rope(section: Fields) -> tuple[float, tuple[int, int, int]]:
-    """Theta and sections from either dialect; where a file has both, they must agree."""
+    """rope_theta and mrope_section from either dialect. If a file has both, they must agree."""
     found: dict[str, tuple[float, tuple[int, int, int]]] = {}
     if section.has("rope_parameters"):
         inner = section.section("rope_parameters")
         found["rope_parameters"] = (inner.number("rope_theta", above=0), _mrope_section(inner))
     if section.has("rope_scaling"):
         inner = section.section("rope_scaling")
-        # transformers 5 may write theta into the old-style group as well.
+        # transformers 5 may write rope_theta into rope_scaling as well.
         holder = inner if "rope_theta" in inner.raw else section
         found["rope_scaling"] = (holder.number("rope_theta", above=0), _mrope_section(inner))
     if not found:
         raise ConfigError(
-            f"{section.where}: neither rope_scaling (with rope_theta beside it) nor rope_parameters is there; "
-            "mrope_section and rope_theta cannot be guessed, add one of them"
+            f"{section.where}: neither rope_scaling (with rope_theta beside it) nor rope_parameters is set; "
+            "mrope_section and rope_theta have no default, add one of the two"
         )
     values = list(found.values())
     if any(value != values[0] for value in values):
@@ -178,16 +180,16 @@ def _rope(section: Fields) -> tuple[float, tuple[int, int, int]]:
 def _mrope_section(rope: Fields) -> tuple[int, int, int]:
     rope.require("rope_type", "default")  # no scaling
     if not rope.flag("mrope_interleaved"):
-        raise ConfigError(f"{rope.at('mrope_interleaved')} is false; Qwen3-VL interleaves its three axes")
+        raise ConfigError(f"{rope.at('mrope_interleaved')} is false; it must be true for Qwen3-VL")
     sections = rope.integers("mrope_section", minimum=0)
     if len(sections) != 3:
-        raise ConfigError(f"{rope.at('mrope_section')} has {len(sections)} entries, needs 3 (t, h, w)")
+        raise ConfigError(f"{rope.at('mrope_section')} has {len(sections)} entries; it needs 3 (t, h, w)")
     time, height, width = sections
-    # Frequencies alternate t, h, w, t, h, w, ...: h and w take every third place, t keeps the rest.
+    # Frequencies alternate t, h, w, t, h, w, ...: h and w take every third place, and t takes what is left.
     if 3 * max(height, width) > time + height + width:
         raise ConfigError(
             f"{rope.at('mrope_section')} {list(sections)}: h or w needs {3 * max(height, width)} interleaved "
-            f"places, there are {time + height + width}"
+            f"places, but there are {time + height + width}"
         )
     return time, height, width
 
@@ -198,7 +200,7 @@ def _vision_config(section: Fields) -> VisionConfig:
     if hidden % heads or (hidden // heads) % 4:
         raise ConfigError(
             f"{section.where}: hidden_size {hidden} over num_heads {heads} gives a head width of {hidden / heads:g}; "
-            "2-D rotary needs a whole multiple of 4"
+            "2-D rotary embeddings need a multiple of 4"
         )
     positions = section.integer("num_position_embeddings")
     if math.isqrt(positions) ** 2 != positions:
@@ -207,7 +209,7 @@ def _vision_config(section: Fields) -> VisionConfig:
     taps = section.integers("deepstack_visual_indexes", minimum=0)
     if list(taps) != sorted(set(taps)) or any(tap >= depth for tap in taps):
         raise ConfigError(
-            f"{section.where}: deepstack_visual_indexes {list(taps)} must rise and lie below depth {depth}"
+            f"{section.where}: deepstack_visual_indexes {list(taps)} must increase and be below depth {depth}"
         )
     return VisionConfig(
         depth=depth,
@@ -234,7 +236,7 @@ def _check_whole(config: Qwen3VLConfig, where: str) -> None:
     taps = len(vision.deepstack_visual_indexes)
     if taps > text.num_hidden_layers:
         raise ConfigError(
-            f"{where}: {taps} deepstack_visual_indexes, but only {text.num_hidden_layers} decoder layers to take them"
+            f"{where}: {taps} deepstack_visual_indexes, but only {text.num_hidden_layers} decoder layers for them"
         )
     ids = (
         config.image_token_id,
@@ -244,6 +246,6 @@ def _check_whole(config: Qwen3VLConfig, where: str) -> None:
     )
     if len(set(ids)) != len(ids) or max(ids) >= text.vocab_size:
         raise ConfigError(
-            f"{where}: image, video, vision start and vision end token ids {ids} must differ and lie below "
+            f"{where}: image, video, vision start and vision end token ids {ids} must differ and be below "
             f"vocab_size {text.vocab_size}"
         )

@@ -1,4 +1,4 @@
-"""Errors that a caller can cause; each names the thing, both values and the way out."""
+"""Errors that a caller can cause. Each message says what is wrong, with the values, and what to do about it."""
 
 
 class PortError(ValueError):
@@ -14,4 +14,4 @@ class WeightsError(PortError):
 
 
 class InputError(PortError):
-    """Token ids, masks, pixels or grids that do not fit each other."""
+    """Conversations, media or tensors that cannot be processed, or do not fit each other."""

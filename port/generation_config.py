@@ -11,7 +11,8 @@ from port.errors import ConfigError
 from port.json_fields import Fields, is_integer, shown
 
 FILE = "generation_config.json"
-# Values at which a field does nothing, null apart. Any other would change the tokens: refused rather than ignored.
+# Values with which a field does nothing; null does nothing either. Any other value would change the tokens, so it is
+# refused, not ignored.
 _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
@@ -32,7 +33,7 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "token_healing": (False,),
     "use_mtp": (False,),
 }
-# Fields that change no token of plain decoding: other ids, caches, outputs, beams and assistants that are off.
+# Fields that do not change the tokens: other ids, caches, outputs, and settings of beams and assistants that are off.
 _IDLE = frozenset(
     {
         "assistant_confidence_threshold",
@@ -70,11 +71,12 @@ _IDLE = frozenset(
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """``temperature`` and the rest apply only with ``do_sample``; ``repetition_penalty`` always does.
+    """How tokens are chosen, and when a row ends.
 
-    ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1 are off. A row ends with any of
-    ``eos_token_ids``; none means that only the number of tokens ends it. ``max_new_tokens`` holds where the caller
-    of ``generate`` gives none.
+    ``temperature``, ``top_k``, ``top_p`` and ``min_p`` apply only with ``do_sample``; ``repetition_penalty`` always
+    applies. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1 turn the setting off. A row ends with
+    any of ``eos_token_ids``; without them, only the number of tokens ends it. ``max_new_tokens`` is used if the caller
+    of ``generate`` does not give one. Raises ConfigError for a value outside its bounds.
     """
 
     do_sample: bool = False
@@ -102,10 +104,10 @@ class GenerationConfig:
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> GenerationConfig:
-        """From ``generation_config.json``; what it leaves out has transformers' defaults (top_k 50 when sampling).
+        """Read ``generation_config.json``. Missing fields have transformers' defaults (such as a top_k of 50).
 
-        Raises ConfigError where the file is absent or broken, where it does not say what ends an answer, and where
-        it asks for what is not done here (beams, banned words, ...) or is not known.
+        Raises ConfigError if the file is missing or broken, has no eos_token_id, or has a field that is not supported
+        (beams, banned words, ...) or not known.
         """
         path = Path(folder) / FILE
         fields = Fields.read(path)

@@ -1,4 +1,4 @@
-"""JSON files of a checkpoint: read with bounded memory and time, then taken apart field by field."""
+"""Reading the JSON files of a checkpoint, with bounded memory and time, and the fields in them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, TypeGuard
 
 from port.errors import ConfigError
 
-# Bytes of one file. The largest that Qwen3-VL publishes is tokenizer.json, with about 11 million.
+# The size limit of one file. The largest one published for Qwen3-VL is tokenizer.json with about 11 MB.
 MAX_BYTES = 32 * 2**20
 
-# Integers are torch's int64 at most: larger ones overflow in arithmetic with floats.
+# The largest int64. Larger integers do not fit into tensors and may overflow in arithmetic with floats.
 _MAX_INTEGER = 2**63 - 1
-# Values in error messages are cut: a file may hold a list of a million numbers.
+# Values are shortened in error messages, because a file may hold a list of a million numbers.
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
@@ -25,7 +25,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file.
 
-    Raises ConfigError where the file is missing, cannot be read, is not a regular file (reading a pipe or a device
+    Raises ConfigError if the file is missing, cannot be read, is not a regular file (reading a pipe or a device
     could block or never end), has more than ``MAX_BYTES`` bytes, or is not UTF-8.
     """
     try:
@@ -46,11 +46,11 @@ def read_text(path: Path) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds. Raises ConfigError as ``read_text``, and where the file holds no object."""
+    """The object that a JSON file holds. Raises ConfigError as ``read_text``, and if there is no object in it."""
     text = read_text(path)
     try:
         raw = json.loads(text)
-    # RecursionError: nested too deeply. ValueError: also an integer with more digits than Python converts.
+    # RecursionError: nested too deeply. ValueError: not JSON, or an integer with more digits than Python converts.
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}; download it again") from None
     if not isinstance(raw, dict):
@@ -59,7 +59,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def shown(value: object) -> str:
-    """``repr``, shortened where it is long, for error messages."""
+    """``repr`` for error messages, shortened if it is long."""
     return _SHORT.repr(value)
 
 
@@ -166,7 +166,7 @@ class Fields:
 
 
 def _finite(value: object, above: float | None) -> float | None:
-    """As a float; None where it is not a finite number, or not above the bound."""
+    """The value as a float, or None if it is not a finite number or not above the bound."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:

@@ -12,9 +12,9 @@ from port.json_fields import Fields, read_object
 
 PICTURE_FILE = "preprocessor_config.json"
 VIDEO_FILE = "video_preprocessor_config.json"
-# transformers 5 saves both, and more, in this one.
+# transformers 5 saves both, and more, in this file.
 BOTH_FILE = "processor_config.json"
-# What published checkpoints leave out, because every version of the reference has had the same value.
+# Fields that published checkpoints leave out. They have had the same value in every version of the reference.
 _CONSTANTS: Mapping[str, Any] = {
     "do_resize": True,
     "do_rescale": True,
@@ -37,10 +37,10 @@ _BICUBIC = 3  # Pillow's number
 
 @dataclass(frozen=True)
 class PatchConfig:
-    """What pictures and videos have in common.
+    """The fields that pictures and videos have in common.
 
-    ``min_pixels`` and ``max_pixels`` bound the resized picture, for a video all its frames together.
-    ``image_mean`` and ``image_std`` are of pixels between 0 and 1, one for each of three channels.
+    ``min_pixels`` and ``max_pixels`` are limits of the resized picture, or of all frames of a video together.
+    ``image_mean`` and ``image_std`` are for pixels between 0 and 1, with one number for each of the three channels.
     """
 
     patch_size: int
@@ -54,17 +54,17 @@ class PatchConfig:
 
     @property
     def factor(self) -> int:
-        """Sides of a resized picture are multiples of it: the side of a merged patch."""
+        """The side of a merged patch in pixels. The sides of a resized picture are multiples of it."""
         return self.patch_size * self.merge_size
 
 
 @dataclass(frozen=True)
 class PictureConfig(PatchConfig):
-    """``preprocessor_config.json``; ``min_pixels`` and ``max_pixels`` of older files go before ``size``."""
+    """``preprocessor_config.json``. ``min_pixels`` and ``max_pixels`` of older files take precedence over ``size``."""
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> PictureConfig:
-        """Raises ConfigError naming file and field for what is missing, mistyped or not supported."""
+        """Raises ConfigError, with file and field, for what is missing, of the wrong type or not supported."""
         where, raw = _section(Path(folder), PICTURE_FILE, "image_processor")
         older = {"shortest_edge": raw.get("min_pixels"), "longest_edge": raw.get("max_pixels")}
         size = raw.get("size", {})
@@ -79,11 +79,11 @@ class PictureConfig(PatchConfig):
 class VideoConfig(PatchConfig):
     """``video_preprocessor_config.json``.
 
-    ``fps`` frames a second are kept, between ``min_frames`` and ``max_frames`` (``fps`` is None where ``num_frames``
-    says how many). With ``cap_pixels_per_frame`` a frame has at most ``max_video_tokens`` merged patches, as in
-    qwen-vl-utils. A file that leaves it out, or says null, means no cap: that is what the reference does up to 5.23,
-    though its warning announces the cap as the rule from 5.22 on. ``min_pixels`` and ``max_pixels`` beside ``size``,
-    which older files have for pictures, are passed over, as in the reference.
+    ``fps`` frames per second are kept, but at least ``min_frames`` and at most ``max_frames``. If ``num_frames`` is
+    set, that many are kept and ``fps`` is None. With ``cap_pixels_per_frame`` a frame has at most
+    ``max_video_tokens`` merged patches, as in qwen-vl-utils. If it is missing or null there is no cap: the reference
+    does the same up to 5.23, although its warning says that the cap becomes the default in 5.22. ``min_pixels`` and
+    ``max_pixels`` beside ``size``, which older files have for pictures, are ignored, as in the reference.
     """
 
     fps: float | None
@@ -95,7 +95,7 @@ class VideoConfig(PatchConfig):
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> VideoConfig:
-        """Raises ConfigError naming file and field for what is missing, mistyped or not supported."""
+        """Raises ConfigError, with file and field, for what is missing, of the wrong type or not supported."""
         where, raw = _section(Path(folder), VIDEO_FILE, "video_processor")
         if raw.get("num_frames") is not None and raw.get("fps") is not None:
             raise ConfigError(f"{where} has both fps = {raw['fps']!r} and num_frames = {raw['num_frames']!r}; keep one")
@@ -117,7 +117,7 @@ class VideoConfig(PatchConfig):
 
 
 def _section(folder: Path, own: str, name: str) -> tuple[str, dict[str, Any]]:
-    """The file's name and its contents; where ``processor_config.json`` has the section, it comes first."""
+    """The file and its fields. A section of ``processor_config.json`` takes precedence over the file of its own."""
     both = folder / BOTH_FILE
     if both.exists():
         section = read_object(both).get(name)

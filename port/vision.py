@@ -39,7 +39,7 @@ class PatchEmbed(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    """Self-attention inside each segment; a segment is a picture or one frame of a video."""
+    """Self-attention within each segment. A segment is a picture or one frame of a video."""
 
     def __init__(self, config: VisionConfig, prefix: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class VisionAttention(nn.Module):
 def attend_segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     """Full attention within consecutive segments of q, k, v (N, H, D); returns (N, H, D).
 
-    Neighbouring segments of one length (the frames of a video) share one call.
+    Neighbouring segments of the same length, such as the frames of a video, share one call.
     """
     outputs, start = [], 0
     for length, run in groupby(lengths):
@@ -99,7 +99,7 @@ class VisionBlock(nn.Module):
 
 
 class PatchMerger(nn.Module):
-    """m x m patches to one token. The last merger normalises patches, the DeepStack ones merged patches."""
+    """m x m patches to one token. The last merger normalises before merging, the DeepStack mergers after it."""
 
     def __init__(self, config: VisionConfig, *, norm_after_merge: bool) -> None:
         super().__init__()
@@ -133,9 +133,9 @@ class VisionModel(nn.Module):
         self.tap = Tap("vision.")
 
     def forward(self, pixel_values: Tensor, grid_thw: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """pixel_values (N, channels*T*P*P), grid_thw (pictures, 3) -> (N/m^2, O) and one such per tap.
+        """pixel_values (N, channels*T*P*P), grid_thw (pictures, 3) -> (N/m^2, O), and one for each DeepStack layer.
 
-        Raises InputError where the patches do not fit the grids.
+        Raises InputError if the patches do not fit the grids.
         """
         self._check(pixel_values, grid_thw)
         x = self.tap("patch_embed", self.patch_embed(pixel_values.to(self.pos_embed.weight.dtype)))
@@ -153,7 +153,7 @@ class VisionModel(nn.Module):
         return self.tap("merger", self.merger(x)), features
 
     def interpolated_positions(self, grid_thw: Tensor) -> Tensor:
-        """(N, C): the learned position table, read between its entries. Weighted in float32 or wider."""
+        """(N, C): the learned position table, interpolated in float32 or wider."""
         dtype = self.pos_embed.weight.dtype
         indices, weights = grid.interpolation(
             grid_thw, self.config.grid_side, self.config.spatial_merge_size, dtype=wide(dtype)
@@ -162,7 +162,7 @@ class VisionModel(nn.Module):
         return weighted.sum(dim=1).to(dtype)
 
     def rotary(self, grid_thw: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (N, D): a quarter of the channels turns with the row, a quarter with the column."""
+        """Cosine and sine (N, D): angles of the first D/4 frequencies follow the row, the others the column."""
         coordinates = grid.patch_coordinates(grid_thw, self.config.spatial_merge_size)  # (N, 2)
         dtype = wide(self.pos_embed.weight.dtype)
         inv_freq = inverse_frequencies(self.config.head_dim // 2, VISION_ROPE_THETA, dtype)  # (D/4,)
@@ -175,6 +175,6 @@ class VisionModel(nn.Module):
         patches = sum(grid.segment_lengths(grid_thw))
         if pixel_values.ndim != 2 or pixel_values.shape != (patches, self.config.patch_dim):
             raise InputError(
-                f"pixel values have shape {tuple(pixel_values.shape)}, the grids {grid_thw.tolist()} need "
+                f"pixel values have shape {tuple(pixel_values.shape)}, but the grids {grid_thw.tolist()} need "
                 f"({patches}, {self.config.patch_dim}): one row per patch"
             )

@@ -367,7 +367,7 @@ def test_what_the_reference_makes_of_smuggled_tokens(folder: Path, processor: Pr
 
 WRONG: dict[str, tuple[Any, str]] = {
     "no rows": ([], "there are no conversations"),
-    "one conversation for a batch": (user(picture()), "row 0 is a dict, expected a list of turns; pass a list of conv"),
+    "one conversation for a batch": (user(picture()), "row 0 is a dict, not a list of turns; pass a list of conv"),
     "a dict for a batch": ({"role": "user"}, "conversations is a dict; pass a list of conversations"),
     "second row": ([user(), user({"type": "sound"})], "row 1, turn 0, part 0 is of type 'sound'"),
     "absent picture": (
@@ -402,7 +402,7 @@ def test_a_template_that_writes_nothing_is_refused(copy: Path) -> None:
     (copy / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages[0].content[0].text }}"}))
     with pytest.raises(InputError, match="row 1 has no tokens"):
         Processor.load(copy)([user(text("a")), user(text(""))])
-    with pytest.raises(InputError, match=r"row 0 has 1 pictures, the chat template wrote 0 <\|image_pad\|>"):
+    with pytest.raises(InputError, match=r"row 0 has 1 pictures, but the chat template wrote 0 <\|image_pad\|>"):
         Processor.load(copy)([user(text("a"), picture())])
 
 
