@@ -184,7 +184,7 @@ class Checkpoint:
             for key in weight_map.raw:
                 shards.setdefault(Path(weight_map.string(key)).as_posix(), set()).add(key)
         except ConfigError as error:
-            raise WeightsError(f"{INDEX_FILE} is not a safetensors index: {error}") from None
+            raise WeightsError(f"{INDEX_FILE} is not a safetensors index, download it again: {error}") from None
         if any(Path(shard).name != shard for shard in shards):
             raise WeightsError(f"{index_path} names files outside its folder, which are not read; download it again")
         missing = sorted(shard for shard in shards if not (self.folder / shard).is_file())
