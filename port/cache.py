@@ -1,4 +1,4 @@
-"""The KV cache of one batch, with all that decoding needs to go on from it.
+"""The KV cache of one batch, with everything that is needed to continue decoding.
 
 Shape legend
     B, T     batch, cached tokens (padding included)
@@ -17,9 +17,9 @@ from port.errors import InputError
 class KVCache:
     """Keys and values of every layer, allocated once for ``capacity`` tokens.
 
-    ``visible`` marks the cached tokens that are not padding; ``rope_delta`` (B, 1) is what a prompt with
-    pictures adds to the count of real tokens to get the next position. It lives here, not in the model, so
-    that two requests can never see each other's.
+    ``visible`` marks the cached tokens that are not padding; ``rope_delta`` (B, 1) plus the number of
+    real tokens is the next position (it differs from 0 in prompts with pictures). It is kept here and not in the
+    model, so that requests never share it.
     """
 
     def __init__(
@@ -50,8 +50,8 @@ class KVCache:
         end = self.length + mask.shape[1]
         if mask.shape[0] != self.batch or end > self.capacity:
             raise InputError(
-                f"the cache holds {self.batch} rows of {self.capacity} tokens, {self.length} are used; "
-                f"{mask.shape[0]} rows of {mask.shape[1]} more do not fit: ask for a larger capacity"
+                f"the cache holds {self.batch} rows of {self.capacity} tokens, of which {self.length} are used; "
+                f"{mask.shape[0]} rows of {mask.shape[1]} more do not fit: create it with a larger capacity"
             )
         self._visible[:, self.length : end] = mask.bool()
         self.length = end
@@ -68,7 +68,7 @@ class KVCache:
         return self._keys[layer, :, :, : self.length], self._values[layer, :, :, : self.length]
 
     def next_positions(self, tokens: int) -> Tensor:
-        """(3, B, tokens) positions of the next text tokens: real tokens so far + rope delta, on all axes."""
+        """(3, B, tokens) positions of the next text tokens: real tokens so far + rope_delta, the same on all axes."""
         start = self.visible.sum(dim=1, keepdim=True) + self.rope_delta  # (B, 1)
         positions = start + torch.arange(tokens, device=start.device)  # (B, tokens)
         return positions.expand(3, -1, -1)

@@ -1,28 +1,29 @@
 """Configuration of Qwen3-VL, read from a checkpoint's ``config.json``.
 
-Both dialects are read: the published one (``rope_theta`` beside ``rope_scaling``) and that of
-transformers 5 (``rope_parameters``). No architecture field has a default: a field that is not in the
-file is an error, because every default that another port guessed has been wrong for some checkpoint.
+Both dialects are read: the published one (``rope_theta`` beside ``rope_scaling``) and the one of
+transformers 5 (``rope_parameters``). No field has a default. A missing field is an error, because any default
+would be wrong for some checkpoint.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from port.errors import ConfigError
+from port.json_fields import Fields, read_object
 
-# Fixed by the architecture: the published config has no field for it, the reference hard-codes it.
+# Fixed by the architecture: the config has no fields for them, and the reference hard-codes them.
 VISION_ROPE_THETA = 10000.0
 LAYER_NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The vision tower's shape; fields carry the names of ``config.json``."""
+    """The shape of the vision tower. Fields have the same names as in ``config.json``."""
 
     depth: int
     hidden_size: int
@@ -42,8 +43,8 @@ class VisionConfig:
 
     @property
     def grid_side(self) -> int:
-        """Side of the square table of learned positions."""
-        return round(self.num_position_embeddings**0.5)
+        """Side length of the square table of learned positions."""
+        return math.isqrt(self.num_position_embeddings)
 
     @property
     def patch_dim(self) -> int:
@@ -53,7 +54,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The language model's shape; fields carry the names of ``config.json``."""
+    """The shape of the language model. Fields have the same names as in ``config.json``."""
 
     vocab_size: int
     hidden_size: int
@@ -70,7 +71,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Qwen3VLConfig:
-    """A whole model. ``tie_word_embeddings`` is the top-level flag, whatever text_config says."""
+    """The whole model. ``tie_word_embeddings`` is the top-level field; the one in text_config is ignored."""
 
     text: TextConfig
     vision: VisionConfig
@@ -82,34 +83,24 @@ class Qwen3VLConfig:
 
     @classmethod
     def from_folder(cls, folder: Path) -> Qwen3VLConfig:
-        """Read ``folder/config.json``. Raises ConfigError when it is absent, broken or incomplete."""
+        """Read ``folder/config.json``. Raises ConfigError if it is missing, broken or incomplete."""
         path = Path(folder) / "config.json"
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{path} does not exist; give the folder of a Qwen3-VL checkpoint") from None
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error}; give the folder of a Qwen3-VL checkpoint") from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{path} is not valid JSON: {error}") from None
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{path} holds a {type(raw).__name__}, not an object; it is not a model config")
-        return cls.from_dict(raw, where=str(path))
+        return cls.from_dict(read_object(path), where=str(path))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], *, where: str = "config") -> Qwen3VLConfig:
-        """Build from the parsed ``config.json``. Raises ConfigError naming the field and the way out."""
-        top = _Reader(raw, where)
+        """Build from the parsed ``config.json``. Raises ConfigError that names the field and says what to do."""
+        top = Fields(raw, where)
         model_type = top.string("model_type")
         if model_type != "qwen3_vl":
             raise ConfigError(
-                f"{where}: model_type is {model_type!r}; this port builds 'qwen3_vl' (dense) checkpoints only"
+                f"{where}: model_type is {model_type!r}; this port supports only 'qwen3_vl' (dense) checkpoints"
             )
         config = cls(
             text=_text_config(top.section("text_config")),
             vision=_vision_config(top.section("vision_config")),
-            # Commit c3d69e0e4 of mistral.rs: the flag lives at the top level. text_config may carry a
-            # copy, and the copy may be stale, so it is not looked at.
+            # The top-level field counts (see commit c3d69e0e4 of mistral.rs). text_config may have a copy of it,
+            # which may be out of date, so the copy is ignored.
             tie_word_embeddings=top.flag("tie_word_embeddings"),
             image_token_id=top.integer("image_token_id", minimum=0),
             video_token_id=top.integer("video_token_id", minimum=0),
@@ -120,9 +111,11 @@ class Qwen3VLConfig:
         return config
 
 
-def _text_config(section: _Reader) -> TextConfig:
+def _text_config(section: Fields) -> TextConfig:
     if "num_experts" in section.raw:
-        raise ConfigError(f"{section.where}: num_experts is set; mixture-of-experts models are not built here")
+        raise ConfigError(
+            f"{section.where}: num_experts is set; mixture-of-experts models are not supported, use a dense checkpoint"
+        )
     section.require("hidden_act", "silu")
     heads = section.integer("num_attention_heads")
     kv_heads = section.integer("num_key_value_heads")
@@ -135,7 +128,7 @@ def _text_config(section: _Reader) -> TextConfig:
     if sum(mrope_section) * 2 != head_dim:
         raise ConfigError(
             f"{section.where}: mrope_section {list(mrope_section)} adds up to {sum(mrope_section)} frequencies, "
-            f"head_dim {head_dim} has {head_dim // 2}; the three must add up to half of head_dim"
+            f"but head_dim {head_dim} has {head_dim // 2}; the three numbers must add up to half of head_dim"
         )
     return TextConfig(
         vocab_size=section.integer("vocab_size"),
@@ -145,28 +138,28 @@ def _text_config(section: _Reader) -> TextConfig:
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=section.number("rms_norm_eps"),
+        rms_norm_eps=section.number("rms_norm_eps", above=0),
         attention_bias=section.flag("attention_bias"),
         rope_theta=theta,
         mrope_section=mrope_section,
     )
 
 
-def _rope(section: _Reader) -> tuple[float, tuple[int, int, int]]:
-    """Theta and sections from either dialect; where a file has both, they must agree."""
+def _rope(section: Fields) -> tuple[float, tuple[int, int, int]]:
+    """rope_theta and mrope_section from either dialect. If a file has both, they must agree."""
     found: dict[str, tuple[float, tuple[int, int, int]]] = {}
-    if section.raw.get("rope_parameters") is not None:
+    if section.has("rope_parameters"):
         inner = section.section("rope_parameters")
-        found["rope_parameters"] = (inner.number("rope_theta"), _mrope_section(inner))
-    if section.raw.get("rope_scaling") is not None:
+        found["rope_parameters"] = (inner.number("rope_theta", above=0), _mrope_section(inner))
+    if section.has("rope_scaling"):
         inner = section.section("rope_scaling")
-        # transformers 5 may write theta into the old-style group as well.
+        # transformers 5 may write rope_theta into rope_scaling as well.
         holder = inner if "rope_theta" in inner.raw else section
-        found["rope_scaling"] = (holder.number("rope_theta"), _mrope_section(inner))
+        found["rope_scaling"] = (holder.number("rope_theta", above=0), _mrope_section(inner))
     if not found:
         raise ConfigError(
-            f"{section.where}: neither rope_scaling (with rope_theta beside it) nor rope_parameters is there; "
-            "mrope_section and rope_theta cannot be guessed, add one of them"
+            f"{section.where}: neither rope_scaling (with rope_theta beside it) nor rope_parameters is set; "
+            "mrope_section and rope_theta have no default, add one of the two"
         )
     values = list(found.values())
     if any(value != values[0] for value in values):
@@ -174,49 +167,49 @@ def _rope(section: _Reader) -> tuple[float, tuple[int, int, int]]:
             f"{section.where}: rope_parameters says {found['rope_parameters']}, "
             f"rope_scaling says {found['rope_scaling']}; remove the wrong one"
         )
-    if section.raw.get("rope_theta") is not None and section.number("rope_theta") != values[0][0]:
+    theta = values[0][0]
+    beside = section.number("rope_theta", above=0, default=theta)
+    if beside != theta:
         raise ConfigError(
-            f"{section.where}: rope_theta is {section.raw['rope_theta']}, the one in {' and '.join(found)} is "
-            f"{values[0][0]:g}; remove the wrong one"
+            f"{section.where}: rope_theta is {beside:g}, but the one in {' and '.join(found)} is {theta:g}; "
+            "remove the wrong one"
         )
     return values[0]
 
 
-def _mrope_section(rope: _Reader) -> tuple[int, int, int]:
-    kind = rope.raw.get("rope_type")
-    if kind != "default":
-        raise ConfigError(f"{rope.where}.rope_type is {kind!r}; only 'default' (no scaling) is built here")
+def _mrope_section(rope: Fields) -> tuple[int, int, int]:
+    rope.require("rope_type", "default")  # no scaling
     if not rope.flag("mrope_interleaved"):
-        raise ConfigError(f"{rope.where}.mrope_interleaved is false; Qwen3-VL interleaves its three axes")
+        raise ConfigError(f"{rope.at('mrope_interleaved')} is false; it must be true for Qwen3-VL")
     sections = rope.integers("mrope_section", minimum=0)
     if len(sections) != 3:
-        raise ConfigError(f"{rope.where}.mrope_section has {len(sections)} entries, needs 3 (t, h, w)")
+        raise ConfigError(f"{rope.at('mrope_section')} has {len(sections)} entries; it needs 3 (t, h, w)")
     time, height, width = sections
-    # Frequencies alternate t, h, w, t, h, w, ...: h and w take every third place, t keeps the rest.
+    # Frequencies alternate t, h, w, t, h, w, ...: h and w take every third place, and t takes what is left.
     if 3 * max(height, width) > time + height + width:
         raise ConfigError(
-            f"{rope.where}.mrope_section {list(sections)}: h or w needs {3 * max(height, width)} interleaved "
-            f"places, there are {time + height + width}"
+            f"{rope.at('mrope_section')} {list(sections)}: h or w needs {3 * max(height, width)} interleaved "
+            f"places, but there are {time + height + width}"
         )
     return time, height, width
 
 
-def _vision_config(section: _Reader) -> VisionConfig:
+def _vision_config(section: Fields) -> VisionConfig:
     section.require("hidden_act", "gelu_pytorch_tanh")
     hidden, heads = section.integer("hidden_size"), section.integer("num_heads")
     if hidden % heads or (hidden // heads) % 4:
         raise ConfigError(
             f"{section.where}: hidden_size {hidden} over num_heads {heads} gives a head width of {hidden / heads:g}; "
-            "2-D rotary needs a whole multiple of 4"
+            "2-D rotary embeddings need a multiple of 4"
         )
     positions = section.integer("num_position_embeddings")
-    if round(positions**0.5) ** 2 != positions:
+    if math.isqrt(positions) ** 2 != positions:
         raise ConfigError(f"{section.where}: num_position_embeddings {positions} is not a square number")
     depth = section.integer("depth")
     taps = section.integers("deepstack_visual_indexes", minimum=0)
     if list(taps) != sorted(set(taps)) or any(tap >= depth for tap in taps):
         raise ConfigError(
-            f"{section.where}: deepstack_visual_indexes {list(taps)} must rise and lie below depth {depth}"
+            f"{section.where}: deepstack_visual_indexes {list(taps)} must increase and be below depth {depth}"
         )
     return VisionConfig(
         depth=depth,
@@ -243,7 +236,7 @@ def _check_whole(config: Qwen3VLConfig, where: str) -> None:
     taps = len(vision.deepstack_visual_indexes)
     if taps > text.num_hidden_layers:
         raise ConfigError(
-            f"{where}: {taps} deepstack_visual_indexes, but only {text.num_hidden_layers} decoder layers to take them"
+            f"{where}: {taps} deepstack_visual_indexes, but only {text.num_hidden_layers} decoder layers for them"
         )
     ids = (
         config.image_token_id,
@@ -253,69 +246,6 @@ def _check_whole(config: Qwen3VLConfig, where: str) -> None:
     )
     if len(set(ids)) != len(ids) or max(ids) >= text.vocab_size:
         raise ConfigError(
-            f"{where}: image, video, vision start and vision end token ids {ids} must differ and lie below "
+            f"{where}: image, video, vision start and vision end token ids {ids} must differ and be below "
             f"vocab_size {text.vocab_size}"
         )
-
-
-class _Reader:
-    """One JSON object with its path; every getter names the field when it refuses it."""
-
-    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
-        self.raw = raw
-        self.where = where
-
-    def _get(self, name: str) -> Any:
-        if name not in self.raw or self.raw[name] is None:
-            raise ConfigError(
-                f"{self.where}: field {name!r} is missing, and no architecture field has a default; "
-                "add it to config.json with the value that the checkpoint was trained with"
-            )
-        return self.raw[name]
-
-    def _wrong(self, name: str, value: Any, wanted: str) -> ConfigError:
-        return ConfigError(f"{self.where}: field {name!r} is {value!r}, needs {wanted}")
-
-    def section(self, name: str) -> _Reader:
-        value = self._get(name)
-        if not isinstance(value, Mapping):
-            raise self._wrong(name, value, "an object")
-        return _Reader(value, f"{self.where}: {name}")
-
-    def string(self, name: str) -> str:
-        value = self._get(name)
-        if not isinstance(value, str):
-            raise self._wrong(name, value, "a string")
-        return value
-
-    def require(self, name: str, wanted: str) -> None:
-        value = self._get(name)
-        if value != wanted:
-            raise self._wrong(name, value, f"{wanted!r} (the only one built here)")
-
-    def flag(self, name: str) -> bool:
-        value = self._get(name)
-        if not isinstance(value, bool):
-            raise self._wrong(name, value, "true or false")
-        return value
-
-    def integer(self, name: str, *, minimum: int = 1) -> int:
-        value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise self._wrong(name, value, f"a whole number of at least {minimum}")
-        return value
-
-    def integers(self, name: str, *, minimum: int) -> tuple[int, ...]:
-        value = self._get(name)
-        good = isinstance(value, list | tuple) and all(
-            isinstance(item, int) and not isinstance(item, bool) and item >= minimum for item in value
-        )
-        if not good:
-            raise self._wrong(name, value, f"a list of whole numbers of at least {minimum}")
-        return tuple(value)
-
-    def number(self, name: str) -> float:
-        value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self._wrong(name, value, "a number above 0")
-        return float(value)

@@ -1,4 +1,4 @@
-"""Errors that a caller can cause; each names the thing, both values and the way out."""
+"""Errors that a caller can cause. Each message says what is wrong, with the values, and what to do about it."""
 
 
 class PortError(ValueError):
@@ -6,7 +6,7 @@ class PortError(ValueError):
 
 
 class ConfigError(PortError):
-    """A config.json that does not describe a model this port can build."""
+    """A file of a checkpoint, other than its weights, that is missing, broken or asks for what is not supported."""
 
 
 class WeightsError(PortError):
@@ -14,4 +14,4 @@ class WeightsError(PortError):
 
 
 class InputError(PortError):
-    """Token ids, masks, pixels or grids that do not fit each other."""
+    """Conversations, media or tensors that cannot be processed, or do not fit each other."""

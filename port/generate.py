@@ -21,7 +21,7 @@ from port.sampling import adjusted, choose, mark_seen, row_generators
 
 @dataclass(frozen=True)
 class Step:
-    """One new token of every row; None for a row that had ended before. A token that ends its row is still given."""
+    """One new token for each row. It is None for a row that ended earlier; the token that ends a row is included."""
 
     tokens: tuple[int | None, ...]
 
@@ -35,19 +35,20 @@ def generate(
     chunk: int | None = None,
     seed: int = 0,
 ) -> Iterator[Step]:
-    """Yield the new tokens as they come, at most ``max_new_tokens`` (else the config's) for each row.
+    """Yield the new tokens one step at a time, at most ``max_new_tokens`` (default: the config's) for each row.
 
-    Greedy unless ``config.do_sample``; the same ``seed`` then gives the same tokens, and a row draws from a generator
-    of its own, so that the rows beside it change nothing but the rounding of its logits. Prompts may be padded on
-    either side (transformers' ``generate`` takes left padding alone), and are prefilled ``chunk`` tokens at a time.
-    The KV cache is allocated once. Rows that have ended ride along on tokens that nobody reads until the last one
-    has. Raises InputError for inputs that do not fit the model, and for logits that are no numbers.
+    Decoding is greedy unless ``config.do_sample`` is set. With it, the same ``seed`` gives the same tokens. Each row
+    has its own random generator, so other rows in the batch change nothing but the rounding of its logits. Prompts
+    may be padded on either side (transformers' ``generate`` supports only left padding). They are prefilled ``chunk``
+    tokens at a time. The KV cache is allocated once. Rows that have ended stay in the batch until the last one ends;
+    their further tokens are not used. Raises InputError for inputs that do not fit the model, and if logits are NaN or
+    infinite.
     """
     most = config.max_new_tokens if max_new_tokens is None else max_new_tokens
     if most is None:
-        raise InputError("max_new_tokens is given neither here nor by the config; say where an answer ends at last")
+        raise InputError("max_new_tokens is given neither here nor in the config; pass max_new_tokens")
     if most < 1:
-        raise InputError(f"max_new_tokens is {most}, it must be at least 1")
+        raise InputError(f"max_new_tokens is {most}; it must be at least 1")
     if inputs.input_ids.ndim != 2:
         raise InputError(f"input_ids {tuple(inputs.input_ids.shape)} must be (batch, tokens)")
     return _steps(model, inputs, config, most, chunk, seed)
@@ -62,7 +63,7 @@ def generate_all(
     chunk: int | None = None,
     seed: int = 0,
 ) -> list[list[int]]:
-    """The new tokens of every row, the one that ended it included. Arguments as of ``generate``."""
+    """The new tokens of every row, including the one that ended it. Takes the arguments of ``generate``."""
     rows: list[list[int]] = [[] for _ in inputs.input_ids]
     for step in generate(model, inputs, config, max_new_tokens=max_new_tokens, chunk=chunk, seed=seed):
         for row, token in zip(rows, step.tokens, strict=True):

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from port.errors import ConfigError
-from port.template import read_object
+from port.json_fields import Fields, is_integer, shown
 
 FILE = "generation_config.json"
-# Values at which a field does nothing, null apart. Any other would change the tokens: refused rather than ignored.
+# Values with which a field does nothing; null does nothing either. Any other value would change the tokens, so it is
+# refused, not ignored.
 _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
@@ -32,7 +33,7 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "token_healing": (False,),
     "use_mtp": (False,),
 }
-# Fields that change no token of plain decoding: other ids, caches, outputs, beams and assistants that are off.
+# Fields that do not change the tokens: other ids, caches, outputs, and settings of beams and assistants that are off.
 _IDLE = frozenset(
     {
         "assistant_confidence_threshold",
@@ -70,11 +71,12 @@ _IDLE = frozenset(
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """``temperature`` and the rest apply only with ``do_sample``; ``repetition_penalty`` always does.
+    """How tokens are chosen, and when a row ends.
 
-    ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1 are off. A row ends with any of
-    ``eos_token_ids``; none means that only the number of tokens ends it. ``max_new_tokens`` holds where the caller
-    of ``generate`` gives none.
+    ``temperature``, ``top_k``, ``top_p`` and ``min_p`` apply only with ``do_sample``; ``repetition_penalty`` always
+    applies. ``top_k`` 0, ``top_p`` 1, ``min_p`` 0 and ``repetition_penalty`` 1 turn the setting off. A row ends with
+    any of ``eos_token_ids``; without them, only the number of tokens ends it. ``max_new_tokens`` is used if the caller
+    of ``generate`` does not give one. Raises ConfigError for a value outside its bounds.
     """
 
     do_sample: bool = False
@@ -89,91 +91,61 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         most = self.max_new_tokens
         bounds = {
-            "temperature": (0 < self.temperature < float("inf"), "above 0; for greedy choice set do_sample to false"),
-            "top_k": (self.top_k >= 0, "at least 0, which is off"),
-            "top_p": (0 <= self.top_p <= 1, "between 0 and 1, which is off"),
-            "min_p": (0 <= self.min_p <= 1, "between 0, which is off, and 1"),
-            "repetition_penalty": (0 < self.repetition_penalty < float("inf"), "above 0; 1 is off"),
+            "temperature": (0 < self.temperature < float("inf"), "above 0 (for greedy choice, set do_sample to false)"),
+            "top_k": (self.top_k >= 0, "at least 0 (0 turns it off)"),
+            "top_p": (0 <= self.top_p <= 1, "between 0 and 1 (1 turns it off)"),
+            "min_p": (0 <= self.min_p <= 1, "between 0 and 1 (0 turns it off)"),
+            "repetition_penalty": (0 < self.repetition_penalty < float("inf"), "above 0 (1 turns it off)"),
             "max_new_tokens": (most is None or most >= 1, "at least 1"),
         }
         for name, (good, wanted) in bounds.items():
             if not good:
-                raise ConfigError(f"{name} is {getattr(self, name)}, it must be {wanted}")
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be {wanted}")
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> GenerationConfig:
-        """From ``generation_config.json``; what it leaves out has transformers' defaults (top_k 50 when sampling).
+        """Read ``generation_config.json``. Missing fields have transformers' defaults (such as a top_k of 50).
 
-        Raises ConfigError where the file is absent or broken, where it does not say what ends an answer, and where
-        it asks for what is not done here (beams, banned words, ...) or is not known.
+        Raises ConfigError if the file is missing or broken, has no eos_token_id, or has a field that is not supported
+        (beams, banned words, ...) or not known.
         """
         path = Path(folder) / FILE
-        if not path.is_file():
-            raise ConfigError(f"{folder} has no {FILE}; without it nobody knows when an answer ends")
-        raw = _Reader(read_object(path), path)
-        raw.check_fields()
+        fields = Fields.read(path)
+        _check_names(fields)
+        do_sample = fields.flag("do_sample", default=False)
+        top_k = fields.integer("top_k", minimum=0, default=50)
+        numbers = {
+            name: fields.number(name, default=default)
+            for name, default in (("temperature", 1.0), ("top_p", 1.0), ("min_p", 0.0), ("repetition_penalty", 1.0))
+        }
+        ends = _eos_ids(fields)
+        most = fields.integer("max_new_tokens") if fields.has("max_new_tokens") else None
         try:
-            return cls(
-                do_sample=raw.flag("do_sample", default=False),
-                temperature=raw.number("temperature", 1.0),
-                top_k=raw.whole("top_k", 50) or 0,
-                top_p=raw.number("top_p", 1.0),
-                min_p=raw.number("min_p", 0.0),
-                repetition_penalty=raw.number("repetition_penalty", 1.0),
-                eos_token_ids=raw.ids("eos_token_id"),
-                max_new_tokens=raw.whole("max_new_tokens", None),
-            )
+            return cls(do_sample=do_sample, top_k=top_k, eos_token_ids=ends, max_new_tokens=most, **numbers)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}") from None
 
 
-class _Reader:
-    """The fields of one file; null counts as left out, as it does for transformers."""
+def _check_names(fields: Fields) -> None:
+    """Raise ConfigError for every field that would change the tokens and is not supported."""
+    own = {*GenerationConfig.__dataclass_fields__, "eos_token_id"} - {"eos_token_ids"}
+    for name, value in fields.raw.items():
+        if value is None or name in own or name in _IDLE or name.startswith("_"):
+            continue
+        if name not in _WITHOUT_EFFECT:
+            raise ConfigError(
+                f"{fields.at(name)} is {shown(value)}; this field is not known and might change the tokens, remove it"
+            )
+        if value not in _WITHOUT_EFFECT[name]:
+            raise ConfigError(
+                f"{fields.at(name)} is {shown(value)}, which is not supported; remove it, or set it to "
+                f"{_WITHOUT_EFFECT[name][0]!r}"
+            )
 
-    def __init__(self, raw: Mapping[str, Any], path: Path) -> None:
-        self.path = path
-        self.given = {name: value for name, value in raw.items() if value is not None}
 
-    def check_fields(self) -> None:
-        """Refuse by name every field that would change the tokens and is not honoured."""
-        own = {*GenerationConfig.__dataclass_fields__, "eos_token_id"} - {"eos_token_ids"}
-        for name, value in self.given.items():
-            if name in own or name in _IDLE or name.startswith("_"):
-                continue
-            if name not in _WITHOUT_EFFECT:
-                raise ConfigError(
-                    f"{self.path} has {name} = {value!r}, which is not known here and might change the tokens; "
-                    "remove it"
-                )
-            if value not in _WITHOUT_EFFECT[name]:
-                raise ConfigError(
-                    f"{self.path} has {name} = {value!r}, which is not supported; remove it, or set it to "
-                    f"{_WITHOUT_EFFECT[name][0]!r}"
-                )
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        value = self.given.get(name, default)
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name} is {value!r}, it must be true or false")
-        return value
-
-    def number(self, name: str, default: float) -> float:
-        value = self.given.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigError(f"{name} is {value!r}, it must be a number")
-        return float(value)
-
-    def whole(self, name: str, default: int | None) -> int | None:
-        value = self.given.get(name, default)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise ConfigError(f"{name} is {value!r}, it must be a whole number")
-        return value
-
-    def ids(self, name: str) -> tuple[int, ...]:
-        if name not in self.given:
-            raise ConfigError(f"{name} is missing; without it no answer ends")
-        value = self.given[name]
-        ids = value if isinstance(value, list) else [value]
-        if not ids or any(isinstance(item, bool) or not isinstance(item, int) or item < 0 for item in ids):
-            raise ConfigError(f"{name} is {value!r}, it must be an id or a list of ids")
-        return tuple(ids)
+def _eos_ids(fields: Fields) -> tuple[int, ...]:
+    value = fields.value("eos_token_id")
+    ids = value if isinstance(value, list) else [value]
+    if not ids or not all(is_integer(item, minimum=0) for item in ids):
+        raise fields.wrong("eos_token_id", "an id or a list of ids")
+    return tuple(ids)

@@ -16,9 +16,9 @@ from port.errors import InputError
 
 
 def check_grid(grid_thw: Tensor, merge: int, *, name: str = "grid_thw") -> None:
-    """Raise InputError unless ``grid_thw`` is (M, 3), positive, with h and w multiples of ``merge``."""
+    """Raise InputError unless ``grid_thw`` is (M, 3), positive, with with h and w multiples of ``merge``."""
     if grid_thw.ndim != 2 or grid_thw.shape[1] != 3 or grid_thw.shape[0] == 0:
-        raise InputError(f"{name} has shape {tuple(grid_thw.shape)}, needs (pictures, 3) with at least one picture")
+        raise InputError(f"{name} has shape {tuple(grid_thw.shape)}; it needs (pictures, 3) with at least one picture")
     for index, (t, h, w) in enumerate(grid_thw.tolist()):
         if min(t, h, w) < 1 or h % merge or w % merge:
             raise InputError(
@@ -52,8 +52,9 @@ def interpolation(
 ) -> tuple[Tensor, Tensor]:
     """Where each patch reads the learned ``side`` x ``side`` position table: bilinear, corners aligned.
 
-    Returns indices (N, 4) int64 into the flattened table and weights (N, 4) in ``dtype``. A grid of one row (or
-    column) reads row 0. index * (side - 1) is exact in float32, so each source coordinate is rounded once.
+    Returns indices (N, 4) int64 into the flattened table and weights (N, 4) in ``dtype``. A grid with one row reads
+    row 0 of the table, and a grid with one column reads column 0. index * (side - 1) is exact in float32, so each
+    source coordinate is rounded only once.
     Source: ``get_vision_interpolation_indices_and_weights``.
     """
     indices, weights = [], []
@@ -85,7 +86,7 @@ def interpolation(
 
 
 def _axis(index: Tensor, size: int, side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """The two table lines around each target ``index`` of an axis of ``size``, and the share of the upper."""
+    """The two table rows (or columns) around each ``index`` of an axis of ``size``, and the weight of the second."""
     source = index.to(dtype) * (side - 1) / max(size - 1, 1)
     low = source.floor()
     part = source - low
@@ -94,7 +95,7 @@ def _axis(index: Tensor, size: int, side: int, dtype: torch.dtype) -> tuple[Tens
 
 
 def segment_lengths(grid_thw: Tensor) -> list[int]:
-    """Patches in each attention segment; every frame of a video is a segment of its own."""
+    """Patches in each attention segment; every frame of a video is its own segment."""
     return [h * w for t, h, w in grid_thw.tolist() for _ in range(t)]
 
 
@@ -105,5 +106,6 @@ def segment_boundaries(grid_thw: Tensor) -> Tensor:
 
 
 def merged_count(grid_thw: Tensor, merge: int) -> int:
-    """Tokens that all pictures of ``grid_thw`` take in the prompt."""
-    return sum(t * h * w for t, h, w in grid_thw.tolist()) // merge**2
+    """How many tokens all pictures of ``grid_thw`` together have in the prompt."""
+    grids: list[list[int]] = grid_thw.tolist()
+    return sum(t * h * w for t, h, w in grids) // merge**2

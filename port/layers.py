@@ -1,4 +1,4 @@
-"""Small layers that both towers share.
+"""Small layers that the vision tower and the language model share.
 
 Shape legend
     ...   any leading dims
@@ -21,8 +21,11 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def table(rows: int, size: int) -> nn.Embedding:
-    """An embedding (rows, size) of no values yet: drawing them on the meta device imports torch's whole compiler."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+    """An embedding (rows, size) without values.
+
+    ``nn.Embedding(rows, size)`` alone would draw random values, which on the meta device imports torch's compiler.
+    """
+    return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
 
 
 class RMSNorm(nn.Module):
@@ -42,8 +45,8 @@ class RMSNorm(nn.Module):
 class Conv3dNoBias(nn.Module):
     """A 3-D convolution without bias whose stride equals its kernel: one matrix product.
 
-    Kept as the matrix (O, C*T*P*P) that the product needs. mistral.rs builds the same layer of two 2-D
-    convolutions; its ``weight()`` accessor (in 530463af1) is what saving and tying weights rely on.
+    The weight is stored as the matrix (O, C*T*P*P) that the product needs. mistral.rs builds the same layer from two
+    2-D convolutions, and saves and ties weights through its ``weight()`` accessor (added in 530463af1).
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: tuple[int, int, int]) -> None:
@@ -55,20 +58,20 @@ class Conv3dNoBias(nn.Module):
         )
 
     def weight(self) -> Tensor:
-        """The checkpoint's 5-D tensor (O, C, T, P, P), bit for bit; a view, so no memory is used."""
+        """The checkpoint's 5-D tensor (O, C, T, P, P), bit for bit. It is a view and uses no memory."""
         return self.matrix.view(-1, self.in_channels, *self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, D, H, W) -> (N, O, D//T, H//P, W//P), as ``torch.nn.Conv3d`` with stride = kernel does."""
+        """(N, C, D, H, W) -> (N, O, D//T, H//P, W//P), like ``torch.nn.Conv3d`` with stride = kernel."""
         n, channels, *size = x.shape
         if channels != self.in_channels or any(s < k for s, k in zip(size, self.kernel_size, strict=True)):
             raise InputError(
-                f"Conv3dNoBias got (N, C, D, H, W) = {tuple(x.shape)}, needs {self.in_channels} channels and at "
+                f"Conv3dNoBias got (N, C, D, H, W) = {tuple(x.shape)}; it needs {self.in_channels} channels and at "
                 f"least {self.kernel_size} in (D, H, W)"
             )
         (t, p, q) = self.kernel_size
         d, h, w = (s // k for s, k in zip(size, self.kernel_size, strict=True))
-        x = x[:, :, : d * t, : h * p, : w * q]  # a rest that fills no kernel is not read
+        x = x[:, :, : d * t, : h * p, : w * q]  # what is left over and does not fill a kernel is not read
         x = x.reshape(n, channels, d, t, h, p, w, q)  # (N, C, d, T, h, P, w, P)
         x = x.permute(0, 2, 4, 6, 1, 3, 5, 7)  # (N, d, h, w, C, T, P, P)
         x = x.reshape(n, d, h, w, -1)  # (N, d, h, w, C*T*P*P)
@@ -82,5 +85,5 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn channel pairs (i, i + D/2) of x (..., D) by the angles of cos, sin, broadcast against x."""
+    """Rotate the channel pairs (i, i + D/2) of x (..., D) by the angles of cos and sin, which broadcast against x."""
     return x * cos + rotate_half(x) * sin

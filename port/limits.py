@@ -1,4 +1,4 @@
-"""What the processor refuses, so that hostile or broken input costs bounded memory and time."""
+"""Limits of the processor, so that hostile or broken input takes bounded memory and time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """Generous bounds; every one can be raised by the caller.
+    """Generous limits. The caller can raise each of them.
 
-    max_picture_pixels: of one picture or frame as stored, before the resize (a bomb of a few KB can hold a billion).
-        As much as Pillow opens; it has a bound of its own, ``PIL.Image.MAX_IMAGE_PIXELS``, to be raised too.
-    max_aspect_ratio: of pictures. The resize refuses more than 200 whatever it says, as the reference's does.
-    max_video_packets: frames of one video, kept or not; a stream may never end.
-    max_video_pixels: of all kept frames of one video together, as decoded; each takes three bytes.
-    max_prompt_tokens: of one row after the placeholders are expanded.
-    max_prompt_characters: of one rendered prompt.
+    max_picture_pixels: pixels of one picture or frame before the resize (a file of a few KB can hold a billion).
+        The default is as much as Pillow opens. To go above it, raise ``PIL.Image.MAX_IMAGE_PIXELS`` as well.
+    max_aspect_ratio: of pictures. Above 200 it has no effect, because the resize refuses more, as in the reference.
+    max_video_packets: frames of one video, kept or not, because a stream may never end.
+    max_video_pixels: pixels of all kept frames of one video together, as decoded. Each takes three bytes.
+    max_prompt_tokens: tokens of one row after the placeholders are expanded.
+    max_prompt_characters: characters of one rendered prompt.
     """
 
     max_picture_pixels: int = 178_956_970

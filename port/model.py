@@ -1,9 +1,9 @@
-"""Qwen3-VL: pictures, videos and text in, logits out; any batch, prefill whole or in chunks, decode.
+"""Qwen3-VL: pictures, videos and text in, logits out; batches, prefill at once or in chunks, and decoding.
 
 Shape legend
     B, S, T   batch, new tokens, all tokens so far
     C, V      hidden_size, vocab_size
-    N         patches of all pictures (or, apart, of all videos) of all rows, in reading order
+    N         patches of all pictures (or of all videos) of all rows, in reading order
     F         features: N / merge^2
 """
 
@@ -28,11 +28,11 @@ from port.vision import VisionModel
 
 @dataclass(frozen=True)
 class Inputs:
-    """One batch of prompts. Rows without pictures, with several, and with videos may be mixed.
+    """One batch of prompts. A row may have any number of pictures and videos, or none.
 
     input_ids (B, S) int64; attention_mask (B, S), 1 at real tokens and 0 at padding on the left or the right;
-    pixel_values (N, channels*T*P*P) with image_grid_thw (pictures, 3), and the same for videos: pictures of
-    all rows in reading order.
+    pixel_values (N, channels*T*P*P) with image_grid_thw (pictures, 3) are the pictures of all rows in reading order,
+    pixel_values_videos and video_grid_thw the videos.
     """
 
     input_ids: Tensor
@@ -50,7 +50,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Embedded:
-    """A prompt batch, ready for the language model: every tensor has the sequence on axis -2 or -1."""
+    """A batch of prompts, ready for the language model. The tokens are on axis -2 or -1 of every tensor."""
 
     inputs_embeds: Tensor  # (B, S, C)
     position_ids: Tensor  # (3, B, S)
@@ -60,7 +60,7 @@ class Embedded:
 
 
 class LanguageAndVision(nn.Module):
-    """Holds the two towers under the names that checkpoints use: ``model.visual``, ``model.language_model``."""
+    """Holds both parts under the names that checkpoints use: ``model.visual`` and ``model.language_model``."""
 
     def __init__(self, config: Qwen3VLConfig) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class LanguageAndVision(nn.Module):
 
 
 class Qwen3VL(nn.Module):
-    """The whole model. Tied checkpoints have no ``lm_head``: the logits use the embedding matrix itself."""
+    """The whole model. With tied embeddings there is no ``lm_head``: the logits use the embedding matrix."""
 
     def __init__(self, config: Qwen3VLConfig) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Qwen3VL(nn.Module):
         return self.output_weight().device
 
     def output_weight(self) -> Tensor:
-        """The (V, C) matrix that makes logits: the embeddings where they are tied, else ``lm_head``."""
+        """The (V, C) matrix for the logits: the embedding matrix if it is tied, otherwise ``lm_head``."""
         if self.config.tie_word_embeddings:
             return self.model.language_model.embed_tokens.weight
         return self.lm_head.weight
@@ -105,12 +105,12 @@ class Qwen3VL(nn.Module):
     def prefill(self, inputs: Inputs, cache: KVCache, *, chunk: int | None = None) -> Tensor:
         """Run the prompts through the model into an empty ``cache``; returns all logits (B, S, V).
 
-        ``chunk`` bounds how many tokens go through the language model at once; the result is the same.
+        ``chunk`` limits how many tokens go through the language model at once. The result is the same.
         """
         return torch.cat([self.logits(hidden) for hidden in self._prefill(inputs, cache, chunk)], dim=1)
 
     def prefill_last(self, inputs: Inputs, cache: KVCache, *, chunk: int | None = None) -> Tensor:
-        """As ``prefill``, but only the logits (B, V) after each row's last real token: all that generation needs."""
+        """As ``prefill``, but returns only the logits (B, V) after the last real token of each row, for generation."""
         last = last_real(inputs.attention_mask)  # (B,)
         kept: list[Tensor | None] = [None] * len(last)
         start = 0
@@ -123,12 +123,12 @@ class Qwen3VL(nn.Module):
         return self.logits(hidden)[:, 0]
 
     def _prefill(self, inputs: Inputs, cache: KVCache, chunk: int | None) -> Iterator[Tensor]:
-        """Final hidden states (B, chunk, C) of one chunk after the other."""
+        """Yield the final hidden states (B, chunk, C) of each chunk."""
         if cache.length:
-            raise InputError(f"prefill needs an empty cache, this one holds {cache.length} tokens")
+            raise InputError(f"prefill needs an empty cache, this one holds {cache.length} tokens; create a new one")
         total = inputs.input_ids.shape[1]
         if chunk is not None and chunk < 1:
-            raise InputError(f"chunk is {chunk}, needs at least 1")
+            raise InputError(f"chunk is {chunk}; it must be at least 1")
         embedded = self.embed(inputs)
         cache.rope_delta = embedded.rope_delta
         for start in range(0, total, chunk or total):
@@ -145,7 +145,7 @@ class Qwen3VL(nn.Module):
     def decode(self, token_ids: Tensor, cache: KVCache) -> Tensor:
         """Logits (B, S, V) of the next text tokens (B, S), usually S = 1, after ``prefill``."""
         if not cache.length:
-            raise InputError("decode needs the cache of a prefill, this one is empty")
+            raise InputError("decode needs the cache of a prefill, but this one is empty; call prefill first")
         if token_ids.ndim != 2 or 0 in token_ids.shape:
             raise InputError(f"token_ids {tuple(token_ids.shape)} must be (batch, tokens), with at least one of each")
         token_ids = self.tap("input_ids", token_ids)
@@ -168,7 +168,7 @@ class Qwen3VL(nn.Module):
         return KVCache(self.config.text, batch, capacity, dtype=self.dtype, device=self.device)
 
     def embed(self, inputs: Inputs) -> Embedded:
-        """Token embeddings with picture features in their places, positions, and DeepStack adds."""
+        """Token embeddings with the features of pictures and videos in place, positions, and DeepStack features."""
         config, tap = self.config, self.tap
         self._check(inputs)
         input_ids = tap("input_ids", inputs.input_ids)
@@ -209,7 +209,7 @@ class Qwen3VL(nn.Module):
             )
         self._check_vocabulary(ids)
         if not bool(((mask == 0) | (mask == 1)).all()):
-            raise InputError(f"attention_mask holds {mask.unique().tolist()}, needs 0 (padding) and 1 only")
+            raise InputError(f"attention_mask holds {torch.unique(mask).tolist()}; it must hold only 0 (padding) and 1")
         empty = (mask.sum(dim=1) == 0).nonzero().flatten().tolist()
         if empty:
             raise InputError(f"rows {empty} of attention_mask are all padding; every row needs a real token")
@@ -226,15 +226,15 @@ class Qwen3VL(nn.Module):
         ]
         for kind, token_id, pixels, grids, suffix in kinds:
             if (pixels is None) != (grids is None):
-                raise InputError(f"pixel_values{suffix} and {kind}_grid_thw come together, one of them is missing")
+                raise InputError(f"pixel_values{suffix} and {kind}_grid_thw must be given together; one is missing")
             tokens = int(((ids == token_id) & mask.bool()).sum())
             if grids is not None:
                 check_grid(grids, merge, name=f"{kind}_grid_thw")
             features = 0 if grids is None else merged_count(grids, merge)
             if tokens != features:
                 raise InputError(
-                    f"the prompts hold {tokens} {kind} tokens (id {token_id}), the grids of {kind}_grid_thw make "
-                    f"{features} features; scattering anyway would corrupt the embeddings"
+                    f"the prompts hold {tokens} {kind} tokens (id {token_id}), but the grids of {kind}_grid_thw make "
+                    f"{features} features; the two numbers must be equal"
                 )
             if pixels is not None and not bool(torch.isfinite(pixels).all()):
                 raise InputError(f"pixel_values{suffix} holds NaN or Inf; check the picture and its preprocessing")
@@ -243,18 +243,18 @@ class Qwen3VL(nn.Module):
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.config.text.vocab_size:
             raise InputError(
-                f"token ids run from {low} to {high}, the vocabulary has 0 to {self.config.text.vocab_size - 1}; "
+                f"token ids run from {low} to {high}, but the vocabulary has 0 to {self.config.text.vocab_size - 1}; "
                 "is this the checkpoint's own tokenizer?"
             )
 
 
 def last_real(attention_mask: Tensor) -> Tensor:
-    """(B,): the place of each row's last real token, whichever side the padding of attention_mask (B, S) is on."""
+    """(B,): index of the last real token of each row of attention_mask (B, S), with padding on either side."""
     return attention_mask.shape[1] - 1 - attention_mask.flip(1).long().argmax(dim=1)
 
 
 def scatter(target: Tensor, mask: Tensor, features: Tensor) -> Tensor:
-    """A copy of target (B, S, C) with features (F, C) at the F True places of mask (B, S), in reading order."""
+    """A copy of target (B, S, C) with features (F, C) where mask (B, S) is True (F times), in reading order."""
     result = target.clone()
     result[mask] = features.to(target.dtype)
     return result

@@ -31,13 +31,13 @@ def mrope_positions(
     """Positions of a whole batch of prompts.
 
     ``input_ids`` (B, S) int64 and ``attention_mask`` (B, S), 0 at padding on either side. The grids list the
-    pictures (and, apart, the videos) of all rows in reading order. Text tokens count up on all axes at once;
-    a picture that starts at p gives its tokens t = p, h = p + row, w = p + column, and the text after it goes
-    on at p + max(rows, columns). Every frame of a video is such a picture, because the prompt has a timestamp
+    pictures (or the videos) of all rows in reading order. Text tokens count up on all axes together. A picture
+    that starts at position p gives its tokens t = p, h = p + row, w = p + column, and the text after it continues
+    at p + max(rows, columns). Every frame of a video counts as such a picture, because the prompt has a timestamp
     between frames.
 
-    Returns position_ids (3, B, S) int64, 0 at padding, and rope_delta (B, 1) int64: the next position less
-    the number of real tokens. Raises InputError where tokens and grids disagree. Source: ``get_rope_index``.
+    Returns position_ids (3, B, S) int64, 0 at padding, and rope_delta (B, 1) int64: the next position minus
+    the number of real tokens. Raises InputError if tokens and grids disagree. Source: ``get_rope_index``.
     """
     images = _Grids("image", image_grid_thw, merge)
     videos = _Grids("video", video_grid_thw, merge)
@@ -79,7 +79,7 @@ def frame_positions(height: int, width: int) -> Tensor:
 
 
 class _Grids:
-    """Hands out one frame's merged (height, width) at a time and checks it against the tokens."""
+    """Gives the merged (height, width) of one frame after the other, and checks them against the tokens."""
 
     def __init__(self, kind: str, grid_thw: Tensor | None, merge: int) -> None:
         self.kind = kind
@@ -109,7 +109,7 @@ class _Grids:
         if found < wanted:
             raise InputError(
                 f"row {row} has {found} {self.kind} tokens at position {at} (padding not counted), "
-                f"{self.kind}_grid_thw[{picture}] needs {wanted} ({height} x {width} after merging)"
+                f"but {self.kind}_grid_thw[{picture}] needs {wanted} ({height} x {width} after merging)"
             )
         return height, width
 

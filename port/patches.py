@@ -1,4 +1,4 @@
-"""Pixels to rows of patches, in merge order: the patches that one merged token is made of follow each other.
+"""Pixels to rows of patches, in merge order: the patches of one merged token are next to each other.
 
 Shape legend
     F, h, w      frames, height, width in pixels; multiples of T, P*M, P*M
@@ -16,27 +16,27 @@ from port.errors import InputError
 
 
 def pad_frames(frames: Tensor, temporal_patch: int) -> Tensor:
-    """Repeat the last of (F, h, w, C) until F is a multiple of ``temporal_patch``."""
+    """Repeat the last frame of (F, h, w, C) until F is a multiple of ``temporal_patch``."""
     missing = -len(frames) % temporal_patch
     return torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]) if missing else frames
 
 
 def patch_grid(frames: Tensor, *, patch: int, temporal_patch: int) -> tuple[int, int, int]:
-    """(t, h, w): how many patches there are in time, from top to bottom and from left to right."""
+    """(t, h, w): the number of patches in time, from top to bottom and from left to right."""
     count, height, width = frames.shape[:3]
     return -(-count // temporal_patch), height // patch, width // patch
 
 
 def cut_patches(frames: Tensor, *, patch: int, temporal_patch: int, merge: int) -> Tensor:
-    """(F, h, w, C) of any dtype that numpy has to (N, C*T*P*P). Raises InputError where the sides don't divide.
+    """(F, h, w, C) of any numpy dtype to (N, C*T*P*P). Raises InputError if a side is not a multiple of its patch.
 
-    Rows go by time, then by merged row and column, then by the row and column within the merged patch; within a
-    row of the result channels come first, then time, then rows and columns of pixels.
+    The order of patches is time, merged row, merged column, then row and column within the merged patch. The order
+    within a patch is channels, time, then rows and columns of pixels.
     """
     count, height, width, channels = frames.shape
     if count % temporal_patch or height % (patch * merge) or width % (patch * merge):
         raise InputError(
-            f"frames of {count} x {height} x {width} do not divide into patches of {temporal_patch} x {patch} x "
+            f"frames of {count} x {height} x {width} cannot be divided into patches of {temporal_patch} x {patch} x "
             f"{patch}, merged by {merge}; resize and pad them first"
         )
     t, h, w = count // temporal_patch, height // (patch * merge), width // (patch * merge)

@@ -1,4 +1,4 @@
-"""Decoding pictures: any of Pillow's formats and modes to 8-bit RGB, as the reference decodes them.
+"""Decoding pictures of any format and mode that Pillow supports to 8-bit RGB, as the reference does.
 
 Shape legend
     H, W   height, width in pixels
@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from port.errors import InputError
 from port.limits import DEFAULT_LIMITS, Limits
 
-# Pillow has PostScript drawn by Ghostscript: a program of the picture's author would run.
+# Pillow runs Ghostscript for PostScript: a program written by the picture's author would run.
 _RUN_BY_OTHERS = ("EPS",)
 PictureSource = Path | str | bytes | Image.Image | np.ndarray
 
@@ -27,15 +27,18 @@ PictureSource = Path | str | bytes | Image.Image | np.ndarray
 def load_picture(source: PictureSource, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
     """A picture as (H, W, 3) uint8, from a file's path, its bytes, a Pillow image, or an array (H, W[, 3]) uint8.
 
-    As ``transformers.image_utils.load_image``: the EXIF orientation is applied, then Pillow converts to RGB. So
-    alpha is dropped (what lies under transparent pixels shows), a palette's transparent colour is an ordinary one,
-    16-bit grey is cut off at 255 and hence mostly white (use an 8-bit picture), CMYK goes through Pillow's plain
-    formula, and an animation is its first frame. An image processor of the reference that is given a transparent
-    Pillow image itself, without ``load_image``, lays it on white, as qwen-vl-utils does; here a picture has the
-    same pixels however it comes in.
+    As in ``transformers.image_utils.load_image``, the EXIF orientation is applied, then Pillow converts to RGB:
 
-    Raises InputError for what cannot be read, has no pixels or too many, or
-    is a URL, a folder or no regular file.
+    - alpha is dropped, so the colours of transparent pixels show, and a palette's transparent colour is opaque;
+    - 16-bit grey is cut off at 255 and so becomes mostly white (use an 8-bit picture);
+    - CMYK is converted by Pillow's simple formula;
+    - only the first frame of an animation is used.
+
+    The reference's image processor, given a transparent Pillow image without ``load_image``, puts it on white, as
+    qwen-vl-utils does. Here a picture has the same pixels whichever way it is given.
+
+    Raises InputError for a URL, a folder or anything else that is not a regular file, and for a picture that cannot
+    be read, has no pixels or too many, or is too narrow.
     """
     if isinstance(source, np.ndarray):
         return _checked(_from_array(source), "the array", limits)
@@ -47,16 +50,16 @@ def load_picture(source: PictureSource, limits: Limits = DEFAULT_LIMITS) -> np.n
     if not isinstance(source, str | Path):
         raise InputError(f"a picture is a {type(source).__name__}; give a path, bytes, a Pillow image or an array")
     if isinstance(source, str) and "://" in source[:16]:
-        raise InputError(f"the picture {source} is a URL, nothing is downloaded here; name a file")
+        raise InputError(f"the picture {source} is a URL, and nothing is downloaded; give a file")
     path = Path(source)
     name = f"the picture {path}"
     try:
         if path.is_dir():
-            raise InputError(f"{name} is a folder; name a file")
+            raise InputError(f"{name} is a folder; give a file")
         if not path.exists():
             raise InputError(f"{name} does not exist")
         if not path.is_file():
-            raise InputError(f"{name} is no file (a pipe may never end); save it first")
+            raise InputError(f"{name} is not a regular file (a pipe may never end); save it to a file first")
         if path.stat().st_size == 0:
             raise InputError(f"{name} is empty (0 bytes)")
         with path.open("rb") as file:
@@ -68,15 +71,15 @@ def load_picture(source: PictureSource, limits: Limits = DEFAULT_LIMITS) -> np.n
 def _decode(file: IO[bytes], name: str, limits: Limits) -> np.ndarray:
     with _readable(name), Image.open(file) as image:
         if image.format in _RUN_BY_OTHERS:
-            raise InputError(f"{name} is {image.format}, which another program would draw; convert it to PNG")
+            raise InputError(f"{name} is {image.format}, which Pillow would run another program for; convert it to PNG")
         return _checked(_to_rgb(image, name, limits), name, limits)
 
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Whatever a decoder raises inside the block is an InputError; on a broken file that can be anything.
+    """Turn whatever a decoder raises inside the block into InputError; for a broken file it may raise anything.
 
-    Pillow's warnings go unsaid: its bounds are looked at with ours, and alpha is dropped on purpose.
+    Pillow's warnings are silenced: large pictures are checked here, and alpha is dropped on purpose.
     """
     try:
         with warnings.catch_warnings():
@@ -85,7 +88,7 @@ def _readable(name: str) -> Iterator[None]:
     except InputError:
         raise
     except UnidentifiedImageError:
-        raise InputError(f"{name} is in no known format; convert it to PNG or JPEG") from None
+        raise InputError(f"{name} is in an unknown format; convert it to PNG or JPEG") from None
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{name} is too large: {error} scale it down, or raise PIL.Image.MAX_IMAGE_PIXELS and "
@@ -104,7 +107,7 @@ def _to_rgb(image: Image.Image, name: str, limits: Limits) -> np.ndarray:
             "decoded: scale it down, or raise Limits.max_picture_pixels"
         )
     if pixels == 0:
-        raise InputError(f"{name} is {image.width} x {image.height} pixels; it needs at least one each way")
+        raise InputError(f"{name} is {image.width} x {image.height} pixels; both sides must be at least 1")
     upright = ImageOps.exif_transpose(image)
     return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
@@ -112,7 +115,7 @@ def _to_rgb(image: Image.Image, name: str, limits: Limits) -> np.ndarray:
 def _from_array(array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
         raise InputError(
-            f"the array is {array.dtype} {list(array.shape)}, a picture is uint8 [height, width, 3] or [height, width]"
+            f"the array is {array.dtype} {list(array.shape)}; it must be uint8 [height, width, 3] or [height, width]"
         )
     return np.ascontiguousarray(array) if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2)
 
@@ -120,13 +123,13 @@ def _from_array(array: np.ndarray) -> np.ndarray:
 def _checked(pixels: np.ndarray, name: str, limits: Limits) -> np.ndarray:
     height, width = pixels.shape[:2]
     if height * width == 0:
-        raise InputError(f"{name} is {width} x {height} pixels; it needs at least one each way")
+        raise InputError(f"{name} is {width} x {height} pixels; both sides must be at least 1")
     if height * width > limits.max_picture_pixels:
         raise InputError(
-            f"{name} is {width} x {height}; at most {limits.max_picture_pixels:,} pixels are taken: scale it down"
+            f"{name} is {width} x {height}; at most {limits.max_picture_pixels:,} pixels are allowed: scale it down"
         )
     if max(height, width) > limits.max_aspect_ratio * min(height, width):
         raise InputError(
-            f"{name} is {width} x {height}, the aspect ratio may be at most {limits.max_aspect_ratio}; crop it"
+            f"{name} is {width} x {height}, but the aspect ratio may be at most {limits.max_aspect_ratio}; crop it"
         )
     return pixels

@@ -1,4 +1,4 @@
-"""From decoded pixels to what the vision tower takes: resized, normalised, in patches.
+"""From decoded pixels to the input of the vision tower: resized, normalised and cut into patches.
 
 Shape legend
     F, H, W      frames, height, width in pixels; h, w after the resize
@@ -19,7 +19,7 @@ from port.pixel_config import PatchConfig, PictureConfig, VideoConfig
 from port.resize import resize_bicubic, smart_resize, smart_resize_video
 from port.tap import Tap
 
-# Patches that are normalised at a time: what is worked on stays in the processor's cache.
+# Patches normalised at a time: few enough to stay in the CPU's cache.
 _BLOCK = 256
 
 
@@ -32,7 +32,7 @@ class Patches:
 
 
 def process_picture(picture: np.ndarray, config: PictureConfig, tap: Tap) -> Patches:
-    """(H, W, 3) uint8 to patches; the picture fills a whole temporal patch. Equal to the reference bit for bit."""
+    """(H, W, 3) uint8 to patches, bit for bit as in the reference. The picture fills a whole temporal patch."""
     frames = _tensor(picture).unsqueeze(0)  # (1, H, W, 3)
     height, width = smart_resize(
         *picture.shape[:2], factor=config.factor, min_pixels=config.min_pixels, max_pixels=config.max_pixels
@@ -41,15 +41,15 @@ def process_picture(picture: np.ndarray, config: PictureConfig, tap: Tap) -> Pat
     grid = patch_grid(resized, patch=config.patch_size, temporal_patch=config.temporal_patch_size)
     flat = cut_patches(resized, patch=config.patch_size, temporal_patch=1, merge=config.merge_size)  # (N, C*P*P)
     pixels = torch.empty(len(flat), 3, config.temporal_patch_size, config.patch_size**2, dtype=torch.float32)
-    for rows, block in zip(pixels.split(_BLOCK), flat.split(_BLOCK), strict=True):
-        values = normalise(block, config).unflatten(1, (3, -1))  # (_BLOCK, C, P*P)
+    for rows, block in zip(torch.split(pixels, _BLOCK), torch.split(flat, _BLOCK), strict=True):
+        values = normalise(block, config).view(len(block), 3, -1)  # (_BLOCK, C, P*P)
         for frame in range(config.temporal_patch_size):
             rows[:, :, frame] = values
     return Patches(tap("patches", pixels.flatten(1)), grid)
 
 
 def process_video(frames: np.ndarray, config: VideoConfig, tap: Tap) -> Patches:
-    """Kept frames (F, H, W, 3) uint8 to patches; the last is repeated to a whole temporal patch."""
+    """Kept frames (F, H, W, 3) uint8 to patches. The last frame is repeated to fill the temporal patch."""
     count, height, width = frames.shape[:3]
     height, width = video_size(count, height, width, config)
     resized = tap("resized", resize_bicubic(_tensor(frames), height, width))  # (F, h, w, 3)
@@ -62,7 +62,7 @@ def process_video(frames: np.ndarray, config: VideoConfig, tap: Tap) -> Patches:
 
 
 def video_size(frames: int, height: int, width: int, config: VideoConfig) -> tuple[int, int]:
-    """Height and width of the resized frames, within the budget of pixels: ``Qwen3VLVideoProcessor.resize``."""
+    """Height and width of the resized frames, within the pixel limits, as in ``Qwen3VLVideoProcessor.resize``."""
     most = config.max_pixels
     if config.cap_pixels_per_frame:
         cap = config.max_video_tokens * config.factor**2
@@ -81,15 +81,15 @@ def video_size(frames: int, height: int, width: int, config: VideoConfig) -> tup
 def normalise(patches: Tensor, config: PatchConfig) -> Tensor:
     """(N, C*L) uint8, channels first in each row, to float32: (x - mean/s) / (std/s) with s = rescale_factor.
 
-    The reference folds the rescale into mean and std, in float32; so does this.
+    As in the reference, the rescale is folded into mean and std, in float32.
     """
     scale = 1.0 / config.rescale_factor
     mean = torch.tensor(config.image_mean, dtype=torch.float32).mul(scale).view(1, -1, 1)
     std = torch.tensor(config.image_std, dtype=torch.float32).mul(scale).view(1, -1, 1)
-    pixels = patches.unflatten(1, (3, -1)).to(torch.float32, copy=True)  # (N, C, L)
+    pixels = patches.view(len(patches), 3, -1).to(torch.float32, copy=True)  # (N, C, L)
     return pixels.sub_(mean).div_(std).flatten(1)
 
 
 def _tensor(pixels: np.ndarray) -> Tensor:
-    """Without a copy where the array may be written to; nothing here does."""
+    """As a tensor, without a copy if the array is writable (torch warns otherwise). Nothing here writes to it."""
     return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())

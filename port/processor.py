@@ -1,4 +1,4 @@
-"""The processor: conversations with pictures and videos to the model's inputs.
+"""The processor: turns conversations with pictures and videos into the model's inputs.
 
 Shape legend
     B, S    rows, tokens of the longest row
@@ -33,7 +33,7 @@ Conversation = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Prepared:
-    """The model's inputs, the prompts as the template rendered them, and the tokens of each row."""
+    """The model's inputs, the prompts as the template rendered them, and the number of tokens of each row."""
 
     inputs: Inputs
     texts: tuple[str, ...]
@@ -43,12 +43,13 @@ class Prepared:
 class Processor:
     """Tokenizer, chat template and pixel configs of one checkpoint. Equal to the reference's processor, bit for bit.
 
-    A conversation is Hugging Face's: ``[{"role": "user", "content": [{"type": "image", "image": "a.jpg"},
-    {"type": "text", "text": "..."}]}]``, content being a text or a list of parts. An image is whatever
-    ``load_picture`` takes, a video whatever ``load_video`` takes, with its rate under ``fps`` where it has none.
+    A conversation has Hugging Face's format: ``[{"role": "user", "content": [{"type": "image", "image": "a.jpg"},
+    {"type": "text", "text": "..."}]}]``, where content is a text or a list of parts. An image is anything that
+    ``load_picture`` takes, a video anything that ``load_video`` takes. A video that is given as pictures or an array
+    may have its frame rate under ``fps``.
 
-    ``video_style``: see ``port.prompt.VideoStyle``. ``allow_turns`` lets texts hold the names of the tokens that start
-    and end turns, which then are those tokens, as in the reference; vision tokens in texts are always refused.
+    ``video_style``: see ``port.prompt.VideoStyle``. With ``allow_turns``, texts may hold the names of the tokens that
+    start and end turns, and they become those tokens, as in the reference. Vision tokens in texts are always refused.
 
     Taps: ``processor.images.{i}.decoded``, ``.resized``, ``.patches``; ``processor.videos.{i}.frame_indices``,
     ``.timestamps``, ``.decoded``, ``.resized``, ``.patches``, with i counting over the batch in reading order; and
@@ -78,7 +79,7 @@ class Processor:
         allow_turns: bool = False,
         limits: Limits = DEFAULT_LIMITS,
     ) -> Processor:
-        """From a checkpoint folder. Raises ConfigError naming the file and field that is missing or wrong."""
+        """Load a checkpoint folder. Raises ConfigError with the file and the field that is missing or wrong."""
         return cls(
             Tokenizer.from_folder(folder),
             ChatTemplate.from_folder(folder, limits),
@@ -98,10 +99,10 @@ class Processor:
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> Inputs:
-        """One row for each conversation. Raises InputError naming row, turn and part of what cannot be processed.
+        """One row for each conversation. Raises InputError with the row, turn and part that cannot be processed.
 
-        ``tools``: JSON schemas of functions that the model may call, in every row. ``variables``: what the chat
-        template reads besides, such as ``{"add_vision_id": True}``.
+        ``tools``: JSON schemas of functions that the model may call, the same for every row. ``variables``: further
+        variables of the chat template, such as ``{"add_vision_id": True}``.
         """
         return self.prepare(
             conversations,
@@ -120,7 +121,7 @@ class Processor:
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
     ) -> Prepared:
-        """As calling it, with the rendered prompts and the tokens of each row beside the inputs."""
+        """As ``__call__``, but also returns the rendered prompts and the number of tokens of each row."""
         if isinstance(conversations, str | bytes | Mapping) or not isinstance(conversations, Sequence):
             raise InputError(f"conversations is a {type(conversations).__name__}; pass a list of conversations")
         if not conversations:
@@ -172,11 +173,11 @@ class Processor:
         return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def stream(self, *, skip_special_tokens: bool = True) -> TokenStream:
-        """Text of token ids that come one at a time; never half a character."""
+        """A decoder for token ids that come one at a time. It never gives half a character."""
         return self.tokenizer.stream(skip_special_tokens=skip_special_tokens)
 
     def _picture(self, medium: Medium, done: _Pass) -> int:
-        """Process a picture; the number of its features."""
+        """Process a picture. Returns its number of features."""
         tap = done.tap()
         with _naming(medium.where):
             pixels = load_picture(medium.part["image"], self.limits)
@@ -184,7 +185,7 @@ class Processor:
             return done.add(process_picture(pixels, self.picture, tap), self.picture.merge_size)
 
     def _video(self, medium: Medium, done: _Pass) -> VideoText:
-        """Process a video; what the prompt says of it."""
+        """Process a video. Returns what the prompt needs to know about it."""
         tap = done.tap()
         with _naming(medium.where):
             video: Frames = load_video(medium.part["video"], self.video, fps=medium.part.get("fps"), limits=self.limits)
@@ -212,7 +213,7 @@ class _Pass:
         return t * h * w // merge**2
 
     def joined(self, tap: Tap) -> tuple[Tensor | None, Tensor | None]:
-        """pixel_values (N, C*T*P*P) and grids (pictures, 3); None where there are none."""
+        """pixel_values (N, C*T*P*P) and grids (pictures, 3), or None and None if there are no pictures."""
         if not self.patches:
             return None, None
         values = [patches.pixel_values for patches in self.patches]
@@ -222,7 +223,7 @@ class _Pass:
 
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
-    """Errors inside the block say what they are about."""
+    """Put ``where`` in front of the errors raised inside the block."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""Placeholders in prompts: one for each picture and video as the template writes them, one for each feature after.
+"""Placeholders in prompts. The template writes one for each picture or video; here they become one for each feature.
 
 Shape legend
     M   merge_size; a picture or frame pair of h x w patches has h * w / M^2 features
@@ -26,12 +26,11 @@ from port.tokenizer import (
 )
 
 # How a video is written. The template writes <|vision_start|><|video_pad|><|vision_end|> for it.
-# "inside": its frame pairs in the place of the pad, inside the template's own pair of vision tokens, two tokens more a
-# video. That is transformers 5 (``ProcessorMixin.get_text_with_replacements`` replaces the pad alone), the default here
-# because the port is held to the installed reference.
-# "in place": its frame pairs in the place of all three. That is transformers 4.57
-# (``Qwen3VLProcessor.__call__`` replaces the three where it finds them), the release that came with the weights and so
-# most likely what they saw in training, of which nothing is published.
+# "inside": the frame pairs replace the pad only, inside the template's pair of vision tokens, which makes two tokens
+# more per video. transformers 5 does this (``ProcessorMixin.get_text_with_replacements``). It is the default, because
+# the port is compared with the installed reference.
+# "in place": the frame pairs replace all three tokens. transformers 4.57 does this (``Qwen3VLProcessor.__call__``). It
+# was released together with the weights, so this is most likely how they were trained; nothing is published about it.
 VideoStyle = Literal["inside", "in place"]
 _PLACEHOLDERS = (IMAGE_PAD, VIDEO_PAD, VISION_START, VISION_END)
 _TURNS = (TURN_START, TURN_END, END_OF_TEXT)
@@ -42,7 +41,7 @@ _MAX_DEPTH = 50
 
 @dataclass(frozen=True)
 class Medium:
-    """One picture or video of a conversation: ``part`` is its entry, ``where`` its place in words."""
+    """One picture or video of a conversation. ``where`` is its place in messages: ``row 0, turn 1, part 2``."""
 
     kind: Literal["image", "video"]
     part: Mapping[str, Any]
@@ -51,20 +50,20 @@ class Medium:
 
 @dataclass(frozen=True)
 class VideoText:
-    """What the prompt says of a video: seconds of each frame pair, features of each."""
+    """What the prompt needs of a video: the seconds of each frame pair, and the number of features of one pair."""
 
     seconds: Sequence[float]
     features: int
 
 
 def media_of(conversation: Sequence[Mapping[str, Any]], row: int, *, allow_turns: bool = False) -> list[Medium]:
-    """All pictures and videos of a conversation in reading order; checks its form on the way.
+    """All pictures and videos of a conversation in reading order. Also checks the format of the conversation.
 
     Raises InputError for an unknown role or part, a missing key, and for text that ``check_text`` refuses.
     """
     if isinstance(conversation, str | bytes | Mapping) or not isinstance(conversation, Sequence):
         raise InputError(
-            f"row {row} is a {type(conversation).__name__}, expected a list of turns; pass a list of conversations"
+            f"row {row} is a {type(conversation).__name__}, not a list of turns; pass a list of conversations"
         )
     if not conversation:
         raise InputError(f"row {row} has no turns; a conversation needs at least one")
@@ -93,23 +92,23 @@ def media_of(conversation: Sequence[Mapping[str, Any]], row: int, *, allow_turns
 
 
 def check_text(value: Any, where: str, *, allow_turns: bool = False, depth: int = 0) -> None:
-    """Raise InputError where a text, or one anywhere inside a list or dict, holds the name of a control token.
+    """Raise InputError if a text, or any text inside a list or dict, contains the name of a control token.
 
-    Refused are vision tokens, and unless ``allow_turns`` those that start or end a turn or a text. Tokenized, a name
-    becomes the token. The reference takes such text unless it is told to ``sanitize_control_tokens``: it then counts
-    pictures wrong, or lets a user end the turn and speak as the system or the assistant. Refused too is text that is
-    not Unicode, and what is nested deeper than anything of JSON that a template can write.
+    Vision tokens are refused, and so are the tokens that start or end a turn or a text, unless ``allow_turns``. The
+    tokenizer turns such a name into the token. The reference accepts this unless ``sanitize_control_tokens`` is set.
+    It then counts pictures wrong, or lets a user end the turn and speak as the system or the assistant. Text that is
+    not valid Unicode and values that are nested too deeply are refused as well.
     """
     if depth > _MAX_DEPTH:
-        raise InputError(f"{where} is nested more than {_MAX_DEPTH} deep; flatten it")
+        raise InputError(f"{where} is nested more than {_MAX_DEPTH} levels deep; flatten it")
     if isinstance(value, str):
         check_unicode(value, where)
         for token in (*_PLACEHOLDERS, *(() if allow_turns else _TURNS)):
             if token in value:
                 raise InputError(
-                    f"{where} has {token} in its text, which would become that token; leave it out"
+                    f"{where} has {token} in its text, which would become that token; remove it"
                     + (", or load the processor with allow_turns=True" if token in _TURNS else "")
-                    + (": pictures and videos are parts of their own" if token in _PLACEHOLDERS else "")
+                    + (", and give pictures and videos as parts" if token in _PLACEHOLDERS else "")
                 )
     elif isinstance(value, Mapping | list | tuple):
         inner = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
@@ -118,8 +117,8 @@ def check_text(value: Any, where: str, *, allow_turns: bool = False, depth: int 
 
 
 def _parts(content: Sequence[Any], where: str, *, allow_turns: bool) -> Iterator[Medium]:
-    """The media of one turn, after a look at all of its parts."""
-    run = ""  # texts without a medium between them: the template writes them as one
+    """The pictures and videos of one turn. Checks all of its parts."""
+    run = ""  # texts without a picture or video between them, which the template writes as one
     for place, part in enumerate(content):
         at = f"{where}, part {place}"
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -129,8 +128,8 @@ def _parts(content: Sequence[Any], where: str, *, allow_turns: bool) -> Iterator
             raise InputError(f"{at} is of type {kind!r} and has no key {kind!r}; put the {kind} there")
         others = [other for other in _PARTS if other != kind and other in part]
         if others:
-            # Templates differ in whether they go by the type or by the keys.
-            raise InputError(f"{at} is of type {kind!r} and has the key {others[0]!r} too; make it two parts")
+            # Some templates look at the type, others at the keys.
+            raise InputError(f"{at} is of type {kind!r} and also has the key {others[0]!r}; make it two parts")
         rest = {key: value for key, value in part.items() if key != kind}
         check_text(rest, at, allow_turns=allow_turns)
         if kind != "text":
@@ -153,21 +152,21 @@ def prompt_ids(
     row: int,
     limits: Limits = DEFAULT_LIMITS,
 ) -> list[int]:
-    """Ids of a rendered prompt, with as many pads for each picture as ``images`` says, and frame pairs for videos.
+    """Ids of a rendered prompt, with one pad token for each feature of a picture (``images``) or video.
 
-    Raises InputError where the template wrote another number of placeholders, or the prompt is too long.
+    Raises InputError if the template wrote a wrong number of placeholders, or if the prompt is too long.
     """
     for name, placeholder, count in (("pictures", IMAGE_PAD, len(images)), ("videos", VIDEO_PAD, len(videos))):
         written = text.count(placeholder)
         if written != count:
             raise InputError(
-                f"row {row} has {count} {name}, the chat template wrote {written} {placeholder}; it must write "
-                "one each: take the checkpoint's own template, or media out of turns for which it writes none"
+                f"row {row} has {count} {name}, but the chat template wrote {written} {placeholder}; it must write "
+                "one for each: use the checkpoint's own template, or move them to turns for which it writes one"
             )
     pads = sum(images) + sum(len(video.seconds) * video.features for video in videos)
     if pads > limits.max_prompt_tokens:
         raise InputError(
-            f"row {row} has {pads:,} picture and video tokens, at most {limits.max_prompt_tokens:,} are taken; use "
+            f"row {row} has {pads:,} picture and video tokens, at most {limits.max_prompt_tokens:,} are allowed; use "
             "fewer or smaller ones, or raise Limits.max_prompt_tokens"
         )
     ids = tokenizer.encode(_with_frames(text, videos, style))
@@ -184,14 +183,14 @@ def prompt_ids(
             expanded.append(token)
     if len(expanded) > limits.max_prompt_tokens:
         raise InputError(
-            f"row {row} has {len(expanded):,} tokens, at most {limits.max_prompt_tokens:,} are taken; shorten it, or "
+            f"row {row} has {len(expanded):,} tokens, at most {limits.max_prompt_tokens:,} are allowed; shorten it, or "
             "raise Limits.max_prompt_tokens"
         )
     return expanded
 
 
 def _with_frames(text: str, videos: Sequence[VideoText], style: VideoStyle) -> str:
-    """Every video pad, or its whole triple, replaced by timestamps and one pad for each frame pair."""
+    """The text with timestamps and one pad for each frame pair in place of each video, as ``style`` says."""
     waiting = iter(videos)
 
     def frames(_match: re.Match[str]) -> str:
@@ -201,5 +200,5 @@ def _with_frames(text: str, videos: Sequence[VideoText], style: VideoStyle) -> s
     pad = re.escape(VIDEO_PAD)
     if style == "inside":
         return re.sub(pad, frames, text)
-    # A pad without its pair is replaced alone, as 4.57 does.
+    # Without vision tokens around it, the pad alone is replaced, as in 4.57.
     return re.sub(f"{re.escape(VISION_START)}{pad}{re.escape(VISION_END)}|{pad}", frames, text)

@@ -1,4 +1,4 @@
-"""Sizes that the patches divide, and the resize to them.
+"""The resize to a whole number of patches.
 
 Shape legend
     F, H, W   frames, height, width in pixels; h, w after the resize
@@ -16,11 +16,11 @@ from port.limits import DEFAULT_LIMITS
 
 
 def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Height and width near the given ones: multiples of ``factor`` whose product lies within the limits.
+    """Height and width close to the given ones, as multiples of ``factor`` with a product within the limits.
 
-    The reference's ``smart_resize`` of Qwen2-VL pictures. Halves round to even, as Python's ``round`` does, before
-    the limits are looked at; a side never falls below ``factor`` when shrinking. Raises InputError for a picture
-    without pixels or with an aspect ratio of more than 200.
+    Same as the reference's ``smart_resize`` of Qwen2-VL. The sides are rounded first (halves to even, as in Python's
+    ``round``), then the limits are checked. Shrinking never makes a side smaller than ``factor``. Raises InputError
+    for a picture without pixels or with an aspect ratio of more than 200.
     """
     check_aspect(height, width)
     h, w = round(height / factor) * factor, round(width / factor) * factor
@@ -34,13 +34,15 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
 def smart_resize_video(
     frames: int, height: int, width: int, *, factor: int, temporal_factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """As ``smart_resize``, with limits for all frames of a video together: ``Qwen3VLVideoProcessor``'s.
+    """As ``smart_resize``, but the limits are for all frames together, as in ``Qwen3VLVideoProcessor``.
 
-    Frames are counted rounded to ``temporal_factor`` when the limits are looked at, and as they are when the scale
-    is worked out. Frames smaller than ``factor`` are scaled up to it first.
+    To check the limits, the number of frames is rounded to a multiple of ``temporal_factor``; the scale is computed
+    from the exact number. Frames smaller than ``factor`` are scaled up to it first.
     """
     if frames < temporal_factor:
-        raise InputError(f"the video has {frames} frames, a temporal patch takes {temporal_factor}; use a longer one")
+        raise InputError(
+            f"the video has {frames} frames, but a temporal patch needs {temporal_factor}; use a longer video"
+        )
     if 0 < min(height, width) < factor:
         scale = max(factor / height, factor / width)
         height, width = int(height * scale), int(width * scale)
@@ -57,13 +59,13 @@ def smart_resize_video(
 def resize_bicubic(frames: Tensor, height: int, width: int) -> Tensor:
     """(F, H, W, 3) uint8 to (F, h, w, 3) uint8: bicubic (a = -0.5) with antialiasing, in 16-bit fixed point.
 
-    The kernel is torch's own, the one behind torchvision, transformers' default backend: results are equal bit for
-    bit. Pillow's, the reference's other backend, differs by a step or two in up to three pixels of a hundred, and
-    where the height shrinks and the width grows by 10 and more at hard edges.
+    This is torch's own kernel, which torchvision uses, transformers' default backend. The results are equal bit for
+    bit. Pillow, the reference's other backend, differs by one or two steps in up to 3 % of the pixels, and by 10 or
+    more at hard edges when the height shrinks while the width grows.
     """
     if tuple(frames.shape[1:3]) == (height, width):
         return frames
-    # A view with the channels first; in memory they stay last, which is what the kernel is fastest at.
+    # A view with the channels first. In memory they stay last, for which the kernel is fastest.
     resized = F.interpolate(
         frames.permute(0, 3, 1, 2), (height, width), mode="bicubic", antialias=True, align_corners=False
     )
@@ -71,12 +73,12 @@ def resize_bicubic(frames: Tensor, height: int, width: int) -> Tensor:
 
 
 def check_aspect(height: int, width: int) -> None:
-    """Raise InputError for a picture without pixels, or one that is far too narrow."""
+    """Raise InputError for a picture without pixels, or with too large an aspect ratio."""
     most = DEFAULT_LIMITS.max_aspect_ratio
     if height < 1 or width < 1:
-        raise InputError(f"the picture is {width} x {height} pixels; it needs at least one each way")
+        raise InputError(f"the picture is {width} x {height} pixels; both sides must be at least 1")
     if max(height, width) > most * min(height, width):
-        raise InputError(f"the picture is {width} x {height}, the aspect ratio may be at most {most}; crop it")
+        raise InputError(f"the picture is {width} x {height}, but the aspect ratio may be at most {most}; crop it")
 
 
 def _shrunk(height: int, width: int, scale: float, factor: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""From logits to the next token: pure functions in the order and arithmetic of transformers' processors.
+"""From logits to the next token: pure functions with the order and arithmetic of transformers' logits processors.
 
 Shape legend
     B, V   rows, vocabulary
@@ -16,12 +16,12 @@ from port.errors import InputError
 from port.generation_config import GenerationConfig
 
 _SEEDS = 2**63
-# Far apart, so that the rows of one seed are never the rows of the next.
+# Large, so that rows of neighbouring seeds do not share a generator.
 _ROW_STRIDE = 0x5851F42D4C957F2D
 
 
 def mark_seen(seen: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``seen`` (B, V) bool with the ids ``tokens`` (B, S) marked too, except where ``mask`` (B, S) is 0."""
+    """``seen`` (B, V) bool, with the ids in ``tokens`` (B, S) marked as well, except where ``mask`` (B, S) is 0."""
     if mask is None:
         return seen.scatter(1, tokens, True)
     counts = torch.zeros(seen.shape, dtype=torch.long, device=seen.device)
@@ -31,19 +31,19 @@ def mark_seen(seen: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tenso
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """(B, V): logits of the tokens in ``seen`` (B, V) bool divided by ``penalty``, negative ones multiplied.
 
-    arXiv:1909.05858, ``RepetitionPenaltyLogitsProcessor``. Padding is not seen; transformers 4 counts it.
+    arXiv:1909.05858, ``RepetitionPenaltyLogitsProcessor``. Padding does not count as seen; in transformers 4 it does.
     """
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """(B, V): all but the ``k`` largest at -inf; those as large as the k-th stay. ``TopKLogitsWarper``."""
+    """(B, V): all but the ``k`` largest set to -inf; ties with the k-th are kept. ``TopKLogitsWarper``."""
     smallest = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
     return logits.masked_fill(logits < smallest, -torch.inf)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """(B, V): the likeliest tokens that together reach probability ``p``, at least one. ``TopPLogitsWarper``."""
+    """(B, V): keep the likeliest tokens that together reach probability ``p``, at least one. ``TopPLogitsWarper``."""
     ordered, places = logits.sort(descending=False)
     unlikely = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
     unlikely[..., -1:] = False
@@ -51,7 +51,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """(B, V): tokens at least ``p`` times as likely as the likeliest. ``MinPLogitsWarper``."""
+    """(B, V): keep tokens that are at least ``p`` times as likely as the likeliest. ``MinPLogitsWarper``."""
     probabilities = logits.softmax(dim=-1)
     return logits.masked_fill(probabilities < p * probabilities.amax(dim=-1, keepdim=True), -torch.inf)
 
@@ -59,7 +59,7 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 def adjusted(logits: Tensor, config: GenerationConfig, seen: Tensor | None = None) -> Tensor:
     """(B, V) float32 logits after everything that ``config`` asks for.
 
-    ``seen`` (B, V) marks the tokens of each row; only a repetition penalty needs it. Raises InputError where it is
+    ``seen`` (B, V) marks the tokens of each row; only a repetition penalty needs it. Raises InputError if it is
     needed and not given.
     """
     logits = logits.float()
@@ -81,9 +81,9 @@ def adjusted(logits: Tensor, config: GenerationConfig, seen: Tensor | None = Non
 
 
 def choose(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.Generator]) -> Tensor:
-    """(B,) int64 ids from adjusted logits (B, V): the largest, or drawn by each row's own generator.
+    """(B,) int64 ids from adjusted logits (B, V): the largest, or drawn with each row's own generator.
 
-    Drawn on the CPU, so that a seed means the same on every device.
+    Drawing happens on the CPU, so that a seed gives the same tokens on every device.
     """
     if not config.do_sample:
         return logits.argmax(dim=-1)
@@ -95,6 +95,6 @@ def choose(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.
 def row_generators(rows: int, seed: int) -> list[torch.Generator]:
     """One generator for each row, so that what a row draws does not depend on how many others there are.
 
-    Row 0 has ``seed`` itself and draws what transformers does for one row after ``torch.manual_seed(seed)``.
+    Row 0 uses ``seed`` itself, and draws what transformers draws for a single row after ``torch.manual_seed(seed)``.
     """
     return [torch.Generator().manual_seed((seed + row * _ROW_STRIDE) % _SEEDS) for row in range(rows)]

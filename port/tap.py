@@ -1,8 +1,8 @@
-"""Taps: named points at which a computation can be read, or its value replaced.
+"""Taps: named points at which a tensor can be read or replaced.
 
-``x = tap("norm1", x)`` returns ``x`` itself when nobody listens: one context-variable read, no copy and no
-name built. A listener gets the full seam name and the tensor, and whatever it returns is what the model goes
-on with, so the isolated reading can feed a part the reference's inputs.
+``x = tap("norm1", x)`` returns ``x`` itself if there is no listener; it only reads a context variable. A listener
+gets the full name of the seam and the tensor, and the model continues with what it returns. The isolated comparison
+uses this to give a part the reference's inputs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _listener: ContextVar[Listener | None] = ContextVar("port_tap_listener", default
 
 
 class Tap:
-    """The taps of one module; ``prefix`` is the module's place in the seam names."""
+    """The taps of one module; ``prefix`` is the part of the seam names that stands for the module."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import jinja2
 import numpy as np
 
 from port.errors import ConfigError, InputError
+from port.json_fields import read_object, read_text
 from port.limits import DEFAULT_LIMITS, Limits
 from port.sandbox import MAX_SECONDS, WORK, Sandbox, TooMuch, Work
 
@@ -119,25 +119,6 @@ def plain(value: Any) -> Any:
         if isinstance(value, kind):
             return value if type(value) is kind else kind(value)
     return None if value is None else f"<{type(value).__name__}>"
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file. Raises ConfigError where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object. Raises ConfigError where it does not."""
-    try:
-        raw = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}; download it again") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds a {type(raw).__name__}, expected an object")
-    return raw
 
 
 def _template_of(path: Path) -> str | None:

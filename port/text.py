@@ -1,4 +1,4 @@
-"""The language model: a Qwen3 decoder with M-RoPE and DeepStack adds.
+"""The language model: a Qwen3 decoder with M-RoPE and DeepStack.
 
 Shape legend
     B, S, T   batch, new tokens, all tokens so far (T = S without a cache)
@@ -65,7 +65,8 @@ class TextMLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, S, C) -> (B, S, C)
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
 
 
 class DecoderLayer(nn.Module):
@@ -105,7 +106,7 @@ class TextModel(nn.Module):
     ) -> Tensor:
         """inputs_embeds (B, S, C), position_ids (3, B, S), mask (B, 1, S, T) -> normed hidden states (B, S, C).
 
-        ``deepstack`` holds, for the first layers, what is added after the layer: (B, S, C), 0 at text tokens.
+        ``deepstack`` holds what is added to the output of each of the first layers: (B, S, C), 0 at text tokens.
         """
         x = self.tap("inputs_embeds", inputs_embeds)
         cos, sin = self.rotary(self.tap("position_ids", position_ids), x.dtype)  # (B, S, D)
@@ -129,10 +130,10 @@ class TextModel(nn.Module):
 
 
 def causal_mask(visible: Tensor, tokens: int) -> Tensor:
-    """(B, 1, S, T) bool, True where the last ``tokens`` of T positions may look.
+    """(B, 1, S, T) bool, True where the last ``tokens`` of T positions may attend.
 
-    ``visible`` (B, T) is False at padding, which nobody sees but itself: a row of padding then still has one
-    key, so that its softmax is defined (its output is never used).
+    ``visible`` (B, T) is False at padding. A padding token is visible only to itself, so that its softmax has one key
+    and is defined; its output is never used.
     """
     total = visible.shape[1]
     query = torch.arange(total - tokens, total, device=visible.device).unsqueeze(1)  # (S, 1)

@@ -1,4 +1,4 @@
-"""The checkpoint's tokenizer: text to ids and back, whole or as a stream.
+"""The checkpoint's tokenizer: text to ids and back, at once or as a stream.
 
 Shape legend
     B, S   rows, tokens of the longest row
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tokenizers
 import torch
 from torch import Tensor
 
 from port.errors import ConfigError, InputError
-from port.template import read_object
+from port.json_fields import Fields, read_text, shown
 
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
@@ -25,7 +25,7 @@ _NO_CHARACTER = "\ufffd"
 
 
 class Tokenizer:
-    """``tokenizer.json`` with the padding token of ``tokenizer_config.json``. Nothing is ever truncated."""
+    """``tokenizer.json`` with the padding token of ``tokenizer_config.json``. It never truncates."""
 
     def __init__(self, backend: tokenizers.Tokenizer, pad_id: int, source: str) -> None:
         backend.no_padding()
@@ -34,50 +34,50 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> Tokenizer:
-        """Raises ConfigError where a file is missing or broken, lacks a token, or contradicts the other."""
+        """Raises ConfigError if a file is missing or broken, lacks a token, or contradicts the other file."""
         path, settings = Path(folder) / "tokenizer.json", Path(folder) / "tokenizer_config.json"
-        if not path.is_file():
-            raise ConfigError(f"{folder} has no tokenizer.json; is it a whole checkpoint?")
+        text = read_text(path)
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
+            backend = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises its errors as plain Exception
-            raise ConfigError(f"{path} cannot be read: {error}; download it again") from None
-        raw = read_object(settings)
-        pad = raw.get("pad_token")
+            raise ConfigError(f"{path} is not a tokenizer: {error}; download it again") from None
+        fields = Fields.read(settings)
+        pad = fields.raw.get("pad_token")
         pad = pad.get("content") if isinstance(pad, dict) else pad
         pad_id = backend.token_to_id(pad) if isinstance(pad, str) else None
         if pad_id is None:
             raise ConfigError(
-                f"{settings} has pad_token = {pad!r}, which is no token of {path}; Qwen3-VL's is {END_OF_TEXT}"
+                f"{fields.at('pad_token')} is {shown(pad)}, which is not a token of {path}; Qwen3-VL's is {END_OF_TEXT}"
             )
         tokenizer = cls(backend, pad_id, str(path))
         for token in (IMAGE_PAD, VIDEO_PAD, VISION_START, VISION_END):
             tokenizer.id_of(token)
-        _check_added(backend, raw.get("added_tokens_decoder") or {}, f"{settings}: added_tokens_decoder", path)
+        if fields.has("added_tokens_decoder"):
+            _check_added(backend, fields.section("added_tokens_decoder"), path)
         return tokenizer
 
     def id_of(self, token: str) -> int:
-        """Raises ConfigError where there is no such token."""
+        """The id of a token. Raises ConfigError if there is no such token."""
         found = self._backend.token_to_id(token)
         if found is None:
             raise ConfigError(f"{self.source} has no token {token}; is it a tokenizer of Qwen3-VL?")
         return found
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; the names of special tokens in it become those tokens. Raises as ``check_unicode``."""
+        """Ids of a text. Names of special tokens in it become those tokens. Raises InputError as ``check_unicode``."""
         check_unicode(text, "the text")
         return self._backend.encode(text).ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Text of ids; bytes that are no UTF-8 show as U+FFFD. Raises InputError for an id that there is not."""
+        """Text of ids. Bytes that are not UTF-8 become U+FFFD. Raises InputError for ids that cannot exist."""
         ids = [int(token) for token in ids]
         outside = [token for token in ids if not 0 <= token < 2**32]
         if outside:
-            raise InputError(f"there is no token {outside[0]}; decode ids of {self.source}")
+            raise InputError(f"there is no token {outside[0]}; only ids of {self.source} can be decoded")
         return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     def pad(self, rows: Sequence[Sequence[int]], side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
-        """input_ids and attention_mask (B, S) int64 of rows of unequal length."""
+        """input_ids and attention_mask (B, S) int64 of rows that may differ in length."""
         if side not in ("left", "right"):
             raise InputError(f"padding_side is {side!r}; use 'left' or 'right'")
         longest = max(len(row) for row in rows)
@@ -95,19 +95,19 @@ class Tokenizer:
 
 
 class TokenStream:
-    """Text piece by piece: all that is pushed, then ``end``, together make ``Tokenizer.decode`` of the ids.
+    """Text piece by piece: what ``push`` and finally ``end`` return adds up to ``Tokenizer.decode`` of all ids.
 
-    A character whose bytes span tokens is held back until it is whole. What is held shows as one U+FFFD at the end
-    of the text so far, since a cut-off sequence of bytes shows as one.
+    A character whose bytes span several tokens is held back until it is complete. Until then the decoded text ends
+    with U+FFFD, which stands for the incomplete bytes.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer, self._skip = tokenizer, skip_special_tokens
-        self._waiting: list[int] = []  # since the last token that ended with a whole character
-        self._sent = 0  # characters of theirs that are out already
+        self._waiting: list[int] = []  # tokens since the last one that ended with a complete character
+        self._sent = 0  # how many characters of their text have been returned
 
     def push(self, token_id: int) -> str:
-        """The text that this token completes; empty where it completes none."""
+        """The text that this token completes, empty if it completes none."""
         self._waiting.append(token_id)
         text = self._text()
         if not text.endswith(_NO_CHARACTER):
@@ -117,7 +117,7 @@ class TokenStream:
         return piece
 
     def end(self) -> str:
-        """What is still held back: U+FFFD for the start of a character that never came, else nothing."""
+        """What is still held back: U+FFFD for an incomplete character, otherwise nothing."""
         return self._out(self._text())
 
     def _text(self) -> str:
@@ -130,22 +130,22 @@ class TokenStream:
 
 
 def check_unicode(text: str, name: str) -> None:
-    """Raise InputError for a lone surrogate, half of a character in UTF-16, which UTF-8 does not have."""
+    """Raise InputError for a lone surrogate: half of a character in UTF-16, which UTF-8 cannot encode."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{name} has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is no "
+            f"{name} has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is not a "
             "character; decode the text as UTF-8"
         ) from None
 
 
-def _check_added(backend: tokenizers.Tokenizer, added: Any, where: str, path: Path) -> None:
+def _check_added(backend: tokenizers.Tokenizer, added: Fields, path: Path) -> None:
     """The reference adds the tokens that ``tokenizer_config.json`` lists; here they must be in ``tokenizer.json``."""
-    if not isinstance(added, dict):
-        raise ConfigError(f"{where} is a {type(added).__name__}, expected an object")
-    for key, token in added.items():
+    for key, token in added.raw.items():
         content = token.get("content") if isinstance(token, dict) else token
         found = backend.token_to_id(content) if isinstance(content, str) else None
         if str(found) != key:
-            raise ConfigError(f"{where} has {content!r} as {key}, in {path} it is {found}; download both again")
+            raise ConfigError(
+                f"{added.where} has {shown(content)} as {key}, but in {path} its id is {found}; download both again"
+            )

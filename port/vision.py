@@ -34,11 +34,12 @@ class PatchEmbed(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:  # (N, channels*T*P*P) -> (N, C)
         x = pixel_values.view(-1, self.proj.in_channels, *self.kernel)  # (N, channels, T, P, P)
-        return self.proj(x).flatten(1) + self.bias  # (N, C, 1, 1, 1) -> (N, C)
+        out: Tensor = self.proj(x).flatten(1) + self.bias  # (N, C, 1, 1, 1) -> (N, C)
+        return out
 
 
 class VisionAttention(nn.Module):
-    """Self-attention inside each segment; a segment is a picture or one frame of a video."""
+    """Self-attention within each segment. A segment is a picture or one frame of a video."""
 
     def __init__(self, config: VisionConfig, prefix: str) -> None:
         super().__init__()
@@ -59,13 +60,13 @@ class VisionAttention(nn.Module):
 def attend_segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
     """Full attention within consecutive segments of q, k, v (N, H, D); returns (N, H, D).
 
-    Neighbouring segments of one length (the frames of a video) share one call.
+    Neighbouring segments of the same length, such as the frames of a video, share one call.
     """
     outputs, start = [], 0
     for length, run in groupby(lengths):
         end = start + length * len(list(run))
-        parts = [x[start:end].unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v)]  # (segments, H, L, D)
-        out = F.scaled_dot_product_attention(*parts)  # (segments, H, L, D)
+        query, key, value = (x[start:end].view(-1, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
+        out = F.scaled_dot_product_attention(query, key, value)  # (segments, H, L, D)
         outputs.append(out.transpose(1, 2).flatten(0, 1))  # (segments*L, H, D)
         start = end
     return torch.cat(outputs)
@@ -78,7 +79,8 @@ class VisionMLP(nn.Module):
         self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C) -> (N, C)
-        return self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
+        out: Tensor = self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
+        return out
 
 
 class VisionBlock(nn.Module):
@@ -97,7 +99,7 @@ class VisionBlock(nn.Module):
 
 
 class PatchMerger(nn.Module):
-    """m x m patches to one token. The last merger normalises patches, the DeepStack ones merged patches."""
+    """m x m patches to one token. The last merger normalises before merging, the DeepStack mergers after it."""
 
     def __init__(self, config: VisionConfig, *, norm_after_merge: bool) -> None:
         super().__init__()
@@ -113,7 +115,8 @@ class PatchMerger(nn.Module):
             x = self.norm(x.view(-1, self.merged_size))  # (N/m^2, C*m^2)
         else:
             x = self.norm(x).view(-1, self.merged_size)  # (N/m^2, C*m^2)
-        return self.linear_fc2(F.gelu(self.linear_fc1(x)))  # exact (erf) GELU
+        out: Tensor = self.linear_fc2(F.gelu(self.linear_fc1(x)))  # exact (erf) GELU
+        return out
 
 
 class VisionModel(nn.Module):
@@ -130,9 +133,9 @@ class VisionModel(nn.Module):
         self.tap = Tap("vision.")
 
     def forward(self, pixel_values: Tensor, grid_thw: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """pixel_values (N, channels*T*P*P), grid_thw (pictures, 3) -> (N/m^2, O) and one such per tap.
+        """pixel_values (N, channels*T*P*P), grid_thw (pictures, 3) -> (N/m^2, O), and one for each DeepStack layer.
 
-        Raises InputError where the patches do not fit the grids.
+        Raises InputError if the patches do not fit the grids.
         """
         self._check(pixel_values, grid_thw)
         x = self.tap("patch_embed", self.patch_embed(pixel_values.to(self.pos_embed.weight.dtype)))
@@ -150,16 +153,16 @@ class VisionModel(nn.Module):
         return self.tap("merger", self.merger(x)), features
 
     def interpolated_positions(self, grid_thw: Tensor) -> Tensor:
-        """(N, C): the learned position table, read between its entries. Weighted in float32 or wider."""
+        """(N, C): the learned position table, interpolated in float32 or wider."""
         dtype = self.pos_embed.weight.dtype
         indices, weights = grid.interpolation(
             grid_thw, self.config.grid_side, self.config.spatial_merge_size, dtype=wide(dtype)
         )
-        weighted = self.pos_embed(indices) * weights.unsqueeze(-1)  # (N, 4, C)
+        weighted: Tensor = self.pos_embed(indices) * weights.unsqueeze(-1)  # (N, 4, C)
         return weighted.sum(dim=1).to(dtype)
 
     def rotary(self, grid_thw: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine (N, D): a quarter of the channels turns with the row, a quarter with the column."""
+        """Cosine and sine (N, D): angles of the first D/4 frequencies follow the row, the others the column."""
         coordinates = grid.patch_coordinates(grid_thw, self.config.spatial_merge_size)  # (N, 2)
         dtype = wide(self.pos_embed.weight.dtype)
         inv_freq = inverse_frequencies(self.config.head_dim // 2, VISION_ROPE_THETA, dtype)  # (D/4,)
@@ -172,6 +175,6 @@ class VisionModel(nn.Module):
         patches = sum(grid.segment_lengths(grid_thw))
         if pixel_values.ndim != 2 or pixel_values.shape != (patches, self.config.patch_dim):
             raise InputError(
-                f"pixel values have shape {tuple(pixel_values.shape)}, the grids {grid_thw.tolist()} need "
+                f"pixel values have shape {tuple(pixel_values.shape)}, but the grids {grid_thw.tolist()} need "
                 f"({patches}, {self.config.patch_dim}): one row per patch"
             )

@@ -1,12 +1,11 @@
-"""Checkpoint folders to models: safetensors only, memory-mapped, strict both ways.
+"""Loading models from checkpoint folders: safetensors only, memory-mapped, with no tensor missing or left over.
 
-Parameters keep the names of the published checkpoints, so the map is short: the older key layout
-(``visual.*``, ``model.*``) and the patch embedding, whose 5-D tensor is kept as a matrix.
+Parameters have the names of the published checkpoints, with two exceptions: the older key layout
+(``visual.*``, ``model.*``) and the patch embedding, whose 5-D tensor is stored as a matrix.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,14 +17,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from port.config import Qwen3VLConfig
-from port.errors import WeightsError
+from port.errors import ConfigError, WeightsError
+from port.json_fields import Fields
 from port.model import Qwen3VL
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 EMBEDDING = "model.language_model.embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
-# Parameter of the port -> name in a published checkpoint, where the two differ.
+# Parameter of the port -> name in a published checkpoint, if the two differ.
 _RENAMED = {
     "model.visual.patch_embed.proj.matrix": "model.visual.patch_embed.proj.weight",
     "model.visual.patch_embed.bias": "model.visual.patch_embed.proj.bias",
@@ -36,8 +36,8 @@ _SHOWN = 10
 def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Qwen3VL:
     """Build the port from a checkpoint folder, in eval mode, with weights cast to ``dtype``.
 
-    Raises ConfigError or WeightsError: an absent or truncated shard, a key too many or too few, a wrong shape,
-    a NaN, an ``lm_head.weight`` that contradicts tied embeddings.
+    Raises ConfigError or WeightsError, for example if a shard is missing or truncated, a tensor is missing, left over
+    or of the wrong shape, a value is NaN or infinite, or ``lm_head.weight`` contradicts tied embeddings.
     """
     folder = Path(folder)
     config = Qwen3VLConfig.from_folder(folder)
@@ -49,12 +49,12 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torc
 
 
 def checkpoint_name(parameter: str) -> str:
-    """The published checkpoint's name of one of the port's parameters."""
+    """The name that a parameter of the port has in published checkpoints."""
     return _RENAMED.get(parameter, parameter)
 
 
 def published_name(key: str) -> str:
-    """The published name of a key in either layout; keys of no known layout come back unchanged."""
+    """The published name of a key in either layout. Keys of an unknown layout are returned unchanged."""
     if key.startswith("visual."):
         return "model." + key
     if key.startswith("model.") and not key.startswith(("model.visual.", "model.language_model.")):
@@ -64,7 +64,7 @@ def published_name(key: str) -> str:
 
 @dataclass
 class Mismatch:
-    """Every way in which a checkpoint's tensors differ from what the config asks for."""
+    """All differences between a checkpoint's tensors and what the config asks for."""
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -100,10 +100,10 @@ def _fill(model: Qwen3VL, checkpoint: Checkpoint, *, dtype: torch.dtype, device:
         tensor = checkpoint.read(checkpoint_name(name))
         if not bool(torch.isfinite(tensor).all()):
             raise WeightsError(
-                f"{checkpoint.folder}: {checkpoint_name(name)} holds NaN or Inf; the file is damaged or the "
-                "conversion that made it went wrong"
+                f"{checkpoint.folder}: {checkpoint_name(name)} holds NaN or Inf; the file is damaged, or its "
+                "conversion went wrong: download or convert it again"
             )
-        # A fresh allocation: the mapped file may go away or change under a running model.
+        # A copy, because the mapped file may be removed or changed while the model is in use.
         state[name] = tensor.view(parameter.shape).to(device=device, dtype=dtype, copy=True)
     if model.config.tie_word_embeddings and LM_HEAD in checkpoint.keys:
         _check_tied(checkpoint)
@@ -136,7 +136,7 @@ def _check_tied(checkpoint: Checkpoint) -> None:
 
 
 class Checkpoint:
-    """The tensors of a folder under their published names, read one at a time from mapped files."""
+    """The tensors of a folder by their published names, read one at a time from memory-mapped files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -165,10 +165,11 @@ class Checkpoint:
 
     def read(self, name: str) -> Tensor:
         handle, key = self._place[name]
-        return handle.get_tensor(key)
+        tensor: Tensor = handle.get_tensor(key)
+        return tensor
 
     def _files(self) -> Iterator[tuple[Path, set[str] | None]]:
-        """Each file with the keys that the index places in it (None without an index)."""
+        """Each file with the keys that it must hold according to the index (None without an index)."""
         index_path, single = self.folder / INDEX_FILE, self.folder / SINGLE_FILE
         if not index_path.exists():
             if not single.exists():
@@ -178,14 +179,14 @@ class Checkpoint:
             yield single, None
             return
         try:
-            weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
+            weight_map = Fields.read(index_path).section("weight_map")
             shards: dict[str, set[str]] = {}
-            for key, shard in weight_map.items():
-                shards.setdefault(Path(shard).as_posix(), set()).add(key)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise WeightsError(f"{index_path} is not a safetensors index: {error!r}; download it again") from None
+            for key in weight_map.raw:
+                shards.setdefault(Path(weight_map.string(key)).as_posix(), set()).add(key)
+        except ConfigError as error:
+            raise WeightsError(f"{INDEX_FILE} is not a safetensors index, download it again: {error}") from None
         if any(Path(shard).name != shard for shard in shards):
-            raise WeightsError(f"{index_path} names files outside its folder; refusing to follow them")
+            raise WeightsError(f"{index_path} names files outside its folder, which are not read; download it again")
         missing = sorted(shard for shard in shards if not (self.folder / shard).is_file())
         if missing:
             raise WeightsError(
@@ -195,7 +196,7 @@ class Checkpoint:
         if single.exists() and SINGLE_FILE not in shards:
             raise WeightsError(
                 f"{self.folder} holds two checkpoints, {SINGLE_FILE} and the shards of {INDEX_FILE}; "
-                "engines differ in which they read, remove one"
+                "engines differ in which one they read, remove one of them"
             )
         for shard, keys in sorted(shards.items()):
             yield self.folder / shard, keys
@@ -217,5 +218,7 @@ class Checkpoint:
         for key in found:
             name = published_name(key)
             if name in self._place:
-                raise WeightsError(f"{self.folder}: {name} is there twice (as {key} in {path.name}); remove one")
+                raise WeightsError(
+                    f"{self.folder}: {name} is there twice (again as {key} in {path.name}); remove one of the two"
+                )
             self._place[name] = (handle, key)

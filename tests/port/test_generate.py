@@ -233,9 +233,9 @@ def test_a_listener_hears_every_step_and_can_change_the_token(model: Qwen3VL) ->
 
 def test_the_number_of_tokens_must_be_given_and_positive(model: Qwen3VL) -> None:
     inputs = batch(MIXED[:1])
-    with pytest.raises(InputError, match="max_new_tokens is given neither here nor by the config"):
+    with pytest.raises(InputError, match="max_new_tokens is given neither here nor in the config"):
         generate(model, inputs, GREEDY)
-    with pytest.raises(InputError, match="max_new_tokens is 0, it must be at least 1"):
+    with pytest.raises(InputError, match="max_new_tokens is 0; it must be at least 1"):
         generate(model, inputs, GREEDY, max_new_tokens=0)
 
 

@@ -74,7 +74,7 @@ def test_every_field_of_transformers_is_read_harmless_or_refused_by_name(tmp_pat
     for name in fields:
         if name in read or name in _IDLE:
             continue
-        with pytest.raises(ConfigError, match=rf"{FILE} has {name} = 'x'"):
+        with pytest.raises(ConfigError, match=rf"{FILE}: {name} is 'x'"):
             _read(tmp_path, {"eos_token_id": 7, name: "x"})
 
 
@@ -97,7 +97,7 @@ def test_every_field_of_transformers_is_read_harmless_or_refused_by_name(tmp_pat
     ],
 )
 def test_what_would_change_the_tokens_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"{FILE} has {name} = .*remove it"):
+    with pytest.raises(ConfigError, match=rf"{FILE}: {name} is .*remove it"):
         _read(tmp_path, {**RELEASED, name: value})
 
 
@@ -114,19 +114,19 @@ def test_and_taken_where_it_does_nothing(tmp_path: Path, name: str) -> None:
         ("eos_token_id", [1, -2], "an id or a list of ids"),
         ("eos_token_id", "2", "an id or a list of ids"),
         ("eos_token_id", True, "an id or a list of ids"),
-        ("do_sample", 1, "do_sample is 1, it must be true or false"),
-        ("temperature", "warm", "temperature is 'warm', it must be a number"),
+        ("do_sample", 1, "do_sample is 1; it must be true or false"),
+        ("temperature", "warm", "temperature is 'warm'; it must be a finite number"),
         ("temperature", 0, "set do_sample to false"),
         ("temperature", -1.0, r"temperature is -1\.0"),
         ("temperature", float("inf"), "temperature is inf"),
         ("temperature", float("nan"), "temperature is nan"),
-        ("top_k", 2.5, r"top_k is 2\.5, it must be a whole number"),
+        ("top_k", 2.5, r"top_k is 2\.5; it must be a whole number"),
         ("top_k", -1, "top_k is -1"),
         ("top_p", 1.1, r"top_p is 1\.1"),
         ("top_p", float("nan"), "top_p is nan"),
         ("min_p", -0.1, r"min_p is -0\.1"),
         ("repetition_penalty", 0, "repetition_penalty is 0"),
-        ("max_new_tokens", 0, "max_new_tokens is 0, it must be at least 1"),
+        ("max_new_tokens", 0, "max_new_tokens is 0; it must be a whole number of at least 1"),
         ("max_new_tokens", True, "max_new_tokens is True"),
     ],
 )
@@ -137,7 +137,7 @@ def test_bad_values_name_file_field_and_value(tmp_path: Path, field: str, value:
 
 
 def test_absent_and_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"has no {FILE}"):
+    with pytest.raises(ConfigError, match=f"{FILE} does not exist"):
         GenerationConfig.from_folder(tmp_path)
     (tmp_path / FILE).write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match=FILE):

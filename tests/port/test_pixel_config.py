@@ -131,31 +131,31 @@ def test_a_missing_edge_is_named(tmp_path: Path, edge: str) -> None:
     size = {name: value for name, value in PICTURE["size"].items() if name != edge}
     write_configs(tmp_path, picture={**PICTURE, "size": size}, video={**VIDEO, "size": size})
     for reader in (PictureConfig, VideoConfig):
-        with pytest.raises(ConfigError, match=rf"has no size\.{edge}"):
+        with pytest.raises(ConfigError, match=rf"size\.{edge} is missing"):
             reader.from_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"patch_size": 0}, "patch_size = 0"),
-        ({"patch_size": 16.0}, r"patch_size = 16\.0"),
-        ({"merge_size": True}, "merge_size = True"),
-        ({"temporal_patch_size": "2"}, "temporal_patch_size = '2'"),
-        ({"image_mean": 0.5}, r"image_mean = 0\.5, expected three numbers"),
+        ({"patch_size": 0}, "patch_size is 0"),
+        ({"patch_size": 16.0}, r"patch_size is 16\.0"),
+        ({"merge_size": True}, "merge_size is True"),
+        ({"temporal_patch_size": "2"}, "temporal_patch_size is '2'"),
+        ({"image_mean": 0.5}, r"image_mean is 0\.5; it must be a list of three finite numbers"),
         ({"image_mean": [0.5, 0.5]}, "image_mean"),
         ({"image_mean": [0.5, 0.5, float("nan")]}, "image_mean"),
         ({"image_std": [0.5, 0.5, 0]}, "image_std.*above 0"),
-        ({"rescale_factor": 0}, "rescale_factor = 0"),
-        ({"rescale_factor": float("inf")}, "rescale_factor = inf"),
-        ({"size": 5}, "size = 5, expected an object"),
+        ({"rescale_factor": 0}, "rescale_factor is 0"),
+        ({"rescale_factor": float("inf")}, "rescale_factor is inf"),
+        ({"size": 5}, "size is 5; it must be an object"),
         ({"size": {"shortest_edge": 10, "longest_edge": 5}}, "at least 10 and at most 5"),
-        ({"size": {"shortest_edge": 0, "longest_edge": 5}}, r"size\.shortest_edge = 0"),
-        ({"do_resize": False}, "do_resize = False, only true"),
+        ({"size": {"shortest_edge": 0, "longest_edge": 5}}, r"size\.shortest_edge is 0"),
+        ({"do_resize": False}, "do_resize is False; it must be True, the only value"),
         ({"do_rescale": False}, "do_rescale"),
         ({"do_normalize": False}, "do_normalize"),
-        ({"do_convert_rgb": None}, "do_convert_rgb = None"),
-        ({"resample": 2}, "resample = 2, only 3"),
+        ({"do_convert_rgb": None}, "do_convert_rgb is missing"),
+        ({"resample": 2}, "resample is 2; it must be 3, the only value"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -168,15 +168,15 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, change: dict[str, Any], sa
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"do_sample_frames": False}, "do_sample_frames = False"),
-        ({"cap_pixels_per_frame": "false"}, "cap_pixels_per_frame = 'false', expected true, false or null"),
-        ({"cap_pixels_per_frame": 1}, "cap_pixels_per_frame = 1"),
-        ({"fps": 0}, "fps = 0"),
-        ({"fps": None}, "has no fps"),
-        ({"num_frames": 0}, "num_frames = 0"),
-        ({"min_frames": -4}, "min_frames = -4"),
-        ({"max_frames": "768"}, "max_frames = '768'"),
-        ({"max_video_tokens": 0}, "max_video_tokens = 0"),
+        ({"do_sample_frames": False}, "do_sample_frames is False"),
+        ({"cap_pixels_per_frame": "false"}, "cap_pixels_per_frame is 'false'; it must be true or false"),
+        ({"cap_pixels_per_frame": 1}, "cap_pixels_per_frame is 1"),
+        ({"fps": 0}, "fps is 0"),
+        ({"fps": None}, "fps is missing"),
+        ({"num_frames": 0}, "num_frames is 0"),
+        ({"min_frames": -4}, "min_frames is -4"),
+        ({"max_frames": "768"}, "max_frames is '768'"),
+        ({"max_video_tokens": 0}, "max_video_tokens is 0"),
     ],
 )
 def test_what_cannot_be_used_of_a_video_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -186,12 +186,15 @@ def test_what_cannot_be_used_of_a_video_is_named(tmp_path: Path, change: dict[st
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"neither preprocessor_config\.json nor a image_processor"):
+    with pytest.raises(
+        ConfigError,
+        match=r"preprocessor_config\.json does not exist, and processor_config\.json has no image_processor",
+    ):
         PictureConfig.from_folder(tmp_path)
     write_configs(tmp_path, video=None)
-    with pytest.raises(ConfigError, match=r"neither video_preprocessor_config\.json"):
+    with pytest.raises(ConfigError, match=r"video_preprocessor_config\.json does not exist"):
         VideoConfig.from_folder(tmp_path)  # the reference would take the pictures' limits
-    for broken, said in (("{", "cannot be read"), ("[]", "holds a list"), ("\\xff", "cannot be read")):
+    for broken, said in (("{", "is not valid JSON"), ("[]", "holds a list"), ("\\xff", "is not valid JSON")):
         (tmp_path / "preprocessor_config.json").write_text(broken)
         with pytest.raises(ConfigError, match=rf"preprocessor_config\.json {said}"):
             PictureConfig.from_folder(tmp_path)

@@ -89,7 +89,7 @@ def test_videos_are_the_references(
 
 
 def test_a_video_of_one_frame_is_refused() -> None:
-    with pytest.raises(InputError, match="1 frames, a temporal patch takes 2"):
+    with pytest.raises(InputError, match="1 frames, but a temporal patch needs 2"):
         process_video(noise(1, 64, 64, 3), video_config(), CLIP)
 
 

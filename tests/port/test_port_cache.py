@@ -68,7 +68,7 @@ def test_every_layer_gets_back_all_that_was_stored_in_it() -> None:
 def test_only_the_capacity_is_taken_and_more_is_refused_with_all_numbers() -> None:
     cache = _cache(capacity=3)
     cache.extend(torch.ones(2, 2))
-    with pytest.raises(InputError, match="2 rows of 3 tokens, 2 are used; 2 rows of 2 more"):
+    with pytest.raises(InputError, match="2 rows of 3 tokens, of which 2 are used; 2 rows of 2 more"):
         cache.extend(torch.ones(2, 2))
     assert cache.length == 2, "a refused extension changes nothing"
     cache.extend(torch.ones(2, 1))

@@ -305,8 +305,12 @@ def test_mask_and_ids_of_different_shapes_are_refused(model: Qwen3VL) -> None:
 
 def test_pixels_and_grids_come_together(model: Qwen3VL) -> None:
     inputs = batch([ROWS["mixed"]])
-    _refused(model, replace(inputs, image_grid_thw=None), "pixel_values and image_grid_thw come together")
-    _refused(model, replace(inputs, pixel_values_videos=None), "pixel_values_videos and video_grid_thw come together")
+    _refused(model, replace(inputs, image_grid_thw=None), "pixel_values and image_grid_thw must be given together")
+    _refused(
+        model,
+        replace(inputs, pixel_values_videos=None),
+        "pixel_values_videos and video_grid_thw must be given together",
+    )
 
 
 def test_tokens_and_features_that_differ_are_refused_with_both_numbers(model: Qwen3VL) -> None:

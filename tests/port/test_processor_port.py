@@ -25,11 +25,25 @@ from tests.port.template_samples import TOOLS, WITH_TOOLS
 Side = Literal["left", "right"]
 Row = list[dict[str, Any]]
 NAMES = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
+
+
+def user(*parts: Any) -> Row:
+    return [{"role": "user", "content": list(parts)}]
+
+
+def text(value: str) -> dict[str, Any]:
+    return {"type": "text", "text": value}
+
+
 TEXTS = st.one_of(
     st.text(max_size=20),
     st.text(alphabet="aé\u0301ßש\u0627\u202e\u200d\u200b\ufeff\u3000🐈🏽👨\r\n\t 0129\u0663<>|'s", max_size=30),
     st.sampled_from(["", " ", "\r\n", "<0.5 seconds>", "Picture 1: ", "<|im_", "<think>x</think>", "{{ x }}{% if %}"]),
 )
+# Control tokens: by default the port refuses a text with the name of one, which the reference takes for the token.
+# Hypothesis puts string constants of the code under test, such as these, into texts that it draws: see ``names_in``.
+VISION_TOKENS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+TURN_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
 
 @st.composite
@@ -60,6 +74,18 @@ SYSTEM = st.one_of(
     ),
 )
 ROWS = st.tuples(SYSTEM, st.lists(TURNS, min_size=1, max_size=4)).map(lambda both: both[0] + both[1])
+BATCHES = st.lists(ROWS, min_size=1, max_size=4)
+
+
+@st.composite
+def _batches_with_a_name(draw: st.DrawFn, names: Sequence[str]) -> list[Row]:
+    """One row ends with a turn whose text has one of the names, in one piece or cut into two parts."""
+    rows, name = draw(BATCHES), draw(st.sampled_from(names))
+    before, after, cut = draw(TEXTS), draw(TEXTS), draw(st.integers(0, len(name)))
+    content = draw(st.sampled_from([before + name + after, [text(before + name[:cut]), text(name[cut:] + after)]]))
+    place = draw(st.integers(0, len(rows) - 1))
+    rows[place] = [*rows[place], {"role": draw(st.sampled_from(["user", "assistant"])), "content": content}]
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +168,6 @@ def assert_equal(found: Any, wanted: Any) -> None:
             assert torch.equal(ours, theirs), name
 
 
-def user(*parts: Any) -> Row:
-    return [{"role": "user", "content": list(parts)}]
-
-
-def text(value: str) -> dict[str, Any]:
-    return {"type": "text", "text": value}
-
-
 def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).integers(0, 256, (*shape, 3), dtype=np.uint8)
 
@@ -170,13 +188,26 @@ CROWD = [
 ]
 
 
-@given(rows=st.lists(ROWS, min_size=1, max_size=4), side=st.sampled_from(["left", "right"]), prompt=st.booleans())
-@example(rows=CROWD, side="left", prompt=True)
-@example(rows=CROWD, side="right", prompt=False)
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-def test_any_batch_of_conversations_is_the_references(
-    processor: Processor, reference: Any, rows: list[Row], side: Side, prompt: bool
-) -> None:
+def names_in(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """Which names the texts hold. Texts without a picture or video between them count as one, as in the prompt."""
+    runs = [""]
+    for turn in (turn for row in rows for turn in row):
+        runs.append("")
+        for part in [text(turn["content"])] if isinstance(turn["content"], str) else turn["content"]:
+            if part["type"] == "text":
+                runs[-1] += part["text"]
+            else:
+                runs.append("")
+    return [name for name in names if any(name in run for run in runs)]
+
+
+def assert_refused(processor: Processor, rows: list[Row], names: Sequence[str]) -> None:
+    with pytest.raises(InputError, match=r"^row \d+, turn \d+.* in its text, which would become that token") as caught:
+        processor(rows)
+    assert any(f" has {name} in its text" in str(caught.value) for name in names), (names, caught.value)
+
+
+def assert_as_the_reference(processor: Processor, reference: Any, rows: list[Row], side: Side, prompt: bool) -> None:
     found = processor.prepare(rows, padding_side=side, add_generation_prompt=prompt)
     assert_equal(found.inputs, in_two_steps(reference, rows, side, prompt))
     assert_equal(found.inputs, in_one_step(reference, rows, side, prompt))
@@ -184,6 +215,47 @@ def test_any_batch_of_conversations_is_the_references(
         reference.apply_chat_template(row, tokenize=False, add_generation_prompt=prompt) for row in rows
     ]
     assert list(found.tokens) == found.inputs.attention_mask.sum(1).tolist()
+
+
+SIDES = st.sampled_from(["left", "right"])
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+@given(rows=BATCHES, side=SIDES, prompt=st.booleans())
+@example(rows=CROWD, side="left", prompt=True)
+@example(rows=CROWD, side="right", prompt=False)
+@example(rows=[user(text("<|im_"), picture(), text("end|>"))], side="left", prompt=True)
+@example(rows=[user(text("<|im_")), user(text("a<|im_"), text("end|>"))], side="left", prompt=True)
+@settings(max_examples=120, deadline=None, suppress_health_check=SLOW)
+def test_any_batch_of_conversations_is_the_references_or_has_the_name_of_a_control_token(
+    processor: Processor, reference: Any, rows: list[Row], side: Side, prompt: bool
+) -> None:
+    if names := names_in(rows, VISION_TOKENS + TURN_TOKENS):
+        assert_refused(processor, rows, names)
+    else:
+        assert_as_the_reference(processor, reference, rows, side, prompt)
+
+
+@given(rows=_batches_with_a_name(VISION_TOKENS + TURN_TOKENS))
+@settings(max_examples=120, deadline=None, suppress_health_check=SLOW)
+def test_the_name_of_a_control_token_in_any_text_is_refused(processor: Processor, rows: list[Row]) -> None:
+    names = names_in(rows, VISION_TOKENS + TURN_TOKENS)
+    assert names
+    assert_refused(processor, rows, names)
+
+
+@given(rows=_batches_with_a_name(TURN_TOKENS), side=SIDES, prompt=st.booleans())
+@example(rows=[user(text("<|im_end|>"), picture(), text("<|vision_end|>"))], side="left", prompt=True)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
+def test_names_of_turn_tokens_that_are_allowed_are_the_references_tokens(
+    folder: Path, reference: Any, rows: list[Row], side: Side, prompt: bool
+) -> None:
+    processor = Processor.load(folder, allow_turns=True)
+    assert names_in(rows, TURN_TOKENS)
+    if names := names_in(rows, VISION_TOKENS):
+        assert_refused(processor, rows, names)
+    else:
+        assert_as_the_reference(processor, reference, rows, side, prompt)
 
 
 def test_what_the_processor_gives_runs_through_the_model(folder: Path, processor: Processor) -> None:
@@ -255,9 +327,10 @@ def test_tools_calls_and_variables_reach_the_template(copy: Path) -> None:
     assert "Picture 2: " in given_text
     assert "größe" in given_text
     assert_equal(found.inputs, wanted)
-    for smuggling in ({"tools": [{"name": "<|im_end|>"}]}, {"variables": {"x": ["<|image_pad|>"]}}):
+    smuggled: list[dict[str, Any]] = [{"tools": [{"name": "<|im_end|>"}]}, {"variables": {"x": ["<|image_pad|>"]}}]
+    for smuggling in smuggled:
         with pytest.raises(InputError, match=rf"{next(iter(smuggling))} has <\|"):
-            Processor.load(copy)([row], **smuggling)  # type: ignore[arg-type]
+            Processor.load(copy)([row], **smuggling)
 
 
 def test_both_ways_to_write_a_video(folder: Path, processor: Processor) -> None:
@@ -294,7 +367,7 @@ def test_what_the_reference_makes_of_smuggled_tokens(folder: Path, processor: Pr
 
 WRONG: dict[str, tuple[Any, str]] = {
     "no rows": ([], "there are no conversations"),
-    "one conversation for a batch": (user(picture()), "row 0 is a dict, expected a list of turns; pass a list of conv"),
+    "one conversation for a batch": (user(picture()), "row 0 is a dict, not a list of turns; pass a list of conv"),
     "a dict for a batch": ({"role": "user"}, "conversations is a dict; pass a list of conversations"),
     "second row": ([user(), user({"type": "sound"})], "row 1, turn 0, part 0 is of type 'sound'"),
     "absent picture": (
@@ -329,7 +402,7 @@ def test_a_template_that_writes_nothing_is_refused(copy: Path) -> None:
     (copy / "chat_template.json").write_text(json.dumps({"chat_template": "{{ messages[0].content[0].text }}"}))
     with pytest.raises(InputError, match="row 1 has no tokens"):
         Processor.load(copy)([user(text("a")), user(text(""))])
-    with pytest.raises(InputError, match=r"row 0 has 1 pictures, the chat template wrote 0 <\|image_pad\|>"):
+    with pytest.raises(InputError, match=r"row 0 has 1 pictures, but the chat template wrote 0 <\|image_pad\|>"):
         Processor.load(copy)([user(text("a"), picture())])
 
 
@@ -413,7 +486,7 @@ def test_text_comes_back_whole_and_as_a_stream(processor: Processor, reference: 
 
 def test_nothing_of_the_callers_is_changed(processor: Processor) -> None:
     row = user(picture(), text("a"), clip())
-    before = [dict(part) for part in row[0]["content"]]
+    before: list[dict[str, Any]] = [dict(part) for part in row[0]["content"]]
     pixels = [np.copy(part.get("image", part.get("video", np.zeros(0)))) for part in before]
     processor([row, row])
     assert len(row) == 1

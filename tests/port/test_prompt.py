@@ -86,11 +86,11 @@ def test_pictures_and_videos_are_counted_apart(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("written", "images", "videos", "why"),
     [
-        (f"{IMAGE}", 0, 0, r"row 3 has 0 pictures, the chat template wrote 1 <\|image_pad\|>; .* own template"),
-        (f"{IMAGE}", 2, 0, r"row 3 has 2 pictures, the chat template wrote 1 <\|image_pad\|>"),
-        ("", 1, 0, r"row 3 has 1 pictures, the chat template wrote 0 <\|image_pad\|>"),
-        (f"{VIDEO}{VIDEO}", 0, 1, r"row 3 has 1 videos, the chat template wrote 2 <\|video_pad\|>"),
-        (f"{IMAGE}", 0, 1, "row 3 has 0 pictures, the chat template wrote 1"),
+        (f"{IMAGE}", 0, 0, r"row 3 has 0 pictures, but the chat template wrote 1 <\|image_pad\|>; .* own template"),
+        (f"{IMAGE}", 2, 0, r"row 3 has 2 pictures, but the chat template wrote 1 <\|image_pad\|>"),
+        ("", 1, 0, r"row 3 has 1 pictures, but the chat template wrote 0 <\|image_pad\|>"),
+        (f"{VIDEO}{VIDEO}", 0, 1, r"row 3 has 1 videos, but the chat template wrote 2 <\|video_pad\|>"),
+        (f"{IMAGE}", 0, 1, "row 3 has 0 pictures, but the chat template wrote 1"),
     ],
 )
 def test_media_and_placeholders_that_do_not_match_are_refused(
@@ -136,8 +136,8 @@ def test_media_come_in_reading_order_and_know_their_place() -> None:
 
 WRONG: dict[str, tuple[Any, str]] = {
     "no turns": ([], "row 1 has no turns"),
-    "a turn for a list": ({"role": "user", "content": "a"}, "row 1 is a dict, expected a list of turns"),
-    "a text for a list": ("hello", "row 1 is a str, expected a list of turns"),
+    "a turn for a list": ({"role": "user", "content": "a"}, "row 1 is a dict, not a list of turns"),
+    "a text for a list": ("hello", "row 1 is a str, not a list of turns"),
     "a turn is a text": (["hello"], "row 1, turn 0 is a str"),
     "no role": ([{"content": "a"}], "row 1, turn 0 must have role and content; it has 'content'"),
     "no content": ([{"role": "user"}], "row 1, turn 0 must have role and content; it has 'role'"),
@@ -153,10 +153,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no picture": (user({"type": "image"}), "part 0 is of type 'image' and has no key 'image'; put the image there"),
     "no video": (user({"type": "video", "video": None}), "part 0 is of type 'video' and has no key 'video'"),
     "text is a number": (user(text(3)), "row 1, turn 0, part 0 has a text of type int"),  # type: ignore[arg-type]
-    "two in one": (user({**PICTURE, "text": "a"}), "part 0 is of type 'image' and has the key 'text' too"),
+    "two in one": (user({**PICTURE, "text": "a"}), "part 0 is of type 'image' and also has the key 'text'"),
     "picture in a text": (
         user({**text("a"), "image": "a.png"}),
-        "part 0 is of type 'text' and has the key 'image' too",
+        "part 0 is of type 'text' and also has the key 'image'",
     ),
 }
 
@@ -196,7 +196,7 @@ def test_names_of_control_tokens_in_texts_are_refused(token: str, place: str, ta
     if token in TURNS:
         media_of(conversation, 0, allow_turns=True)
     else:
-        with pytest.raises(InputError, match="pictures and videos are parts of their own"):
+        with pytest.raises(InputError, match="give pictures and videos as parts"):
             media_of(conversation, 0, allow_turns=True)
 
 
@@ -210,9 +210,9 @@ def test_what_only_looks_like_a_control_token_is_text() -> None:
 def test_what_is_nested_without_end_is_refused() -> None:
     tools: list[Any] = []
     tools.append({"function": tools})
-    with pytest.raises(InputError, match="tools is nested more than 50 deep"):
+    with pytest.raises(InputError, match="tools is nested more than 50 levels deep"):
         check_text(tools, "tools")
-    with pytest.raises(InputError, match="row 0, turn 0 is nested more than 50 deep"):
+    with pytest.raises(InputError, match="row 0, turn 0 is nested more than 50 levels deep"):
         media_of([{"role": "assistant", "tool_calls": tools}], 0)
 
 

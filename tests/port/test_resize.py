@@ -84,16 +84,16 @@ def test_qwen_vl_utils_differs_on_narrow_pictures() -> None:
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
 def test_no_pixels_are_refused(size: tuple[int, int]) -> None:
-    with pytest.raises(InputError, match="at least one each way"):
+    with pytest.raises(InputError, match="both sides must be at least 1"):
         smart_resize(*size, factor=32, min_pixels=1, max_pixels=10)
-    with pytest.raises(InputError, match="at least one each way"):
+    with pytest.raises(InputError, match="both sides must be at least 1"):
         smart_resize_video(2, *size, factor=32, temporal_factor=2, min_pixels=1, max_pixels=10)
 
 
 def test_what_is_too_narrow_or_too_short_is_refused_with_both_numbers() -> None:
-    with pytest.raises(InputError, match=r"2010 x 10, the aspect ratio may be at most 200; crop it"):
+    with pytest.raises(InputError, match=r"2010 x 10, but the aspect ratio may be at most 200; crop it"):
         smart_resize(10, 2010, factor=1, min_pixels=1, max_pixels=10**6)
-    with pytest.raises(InputError, match=r"1 frames, a temporal patch takes 2"):
+    with pytest.raises(InputError, match=r"1 frames, but a temporal patch needs 2"):
         smart_resize_video(1, 64, 64, factor=32, temporal_factor=2, min_pixels=1, max_pixels=10**6)
 
 

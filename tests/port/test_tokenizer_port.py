@@ -120,25 +120,29 @@ def test_ids_that_cannot_be_are_refused(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "why"),
     [
-        ("tokenizer_config.json", {"pad_token": None}, r"tokenizer_config\.json has pad_token = None"),
+        ("tokenizer_config.json", {"pad_token": None}, r"tokenizer_config\.json: pad_token is None"),
         (
             "tokenizer_config.json",
             {"pad_token": "[PAD]"},
-            r"pad_token = '\[PAD\]', which is no token of .*tokenizer\.json",
+            r"pad_token is '\[PAD\]', which is not a token of .*tokenizer\.json",
         ),
         (
             "tokenizer_config.json",
             {"added_tokens_decoder": {"3": {"content": "<new>"}}},
-            "'<new>' as 3, in .* it is None",
+            "'<new>' as 3, but in .* its id is None",
         ),
         (
             "tokenizer_config.json",
             {"added_tokens_decoder": {"3": {"content": "<|im_end|>"}}},
-            r"'<\|im_end\|>' as 3, in ",
+            r"'<\|im_end\|>' as 3, but in ",
         ),
-        ("tokenizer_config.json", {"added_tokens_decoder": [1]}, "added_tokens_decoder is a list, expected an object"),
-        ("tokenizer.json", {"added_tokens": []}, r"tokenizer.*has pad_token = '<\|endoftext\|>', which is no token"),
-        ("tokenizer.json", {"model": {"type": "none"}}, r"tokenizer\.json cannot be read"),
+        (
+            "tokenizer_config.json",
+            {"added_tokens_decoder": [1]},
+            r"added_tokens_decoder is \[1\]; it must be an object",
+        ),
+        ("tokenizer.json", {"added_tokens": []}, r"tokenizer.*pad_token is '<\|endoftext\|>', which is not a token"),
+        ("tokenizer.json", {"model": {"type": "none"}}, r"tokenizer\.json is not a tokenizer"),
     ],
 )
 def test_files_that_do_not_fit_are_named(copy: Path, name: str, fields: dict[str, Any], why: str) -> None:

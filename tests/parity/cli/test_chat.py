@@ -208,9 +208,9 @@ def test_a_model_that_is_not_there(parity: Parity, work: Path) -> None:
 def test_a_generation_config_that_cannot_be_followed(parity: Parity, copy: Path) -> None:
     path = copy / "generation_config.json"
     change_json(path, ["num_beams"], 4)
-    parity("chat", copy, "--prompt", "Hi").refuses("generation_config.json has num_beams = 4")
+    parity("chat", copy, "--prompt", "Hi").refuses("generation_config.json: num_beams is 4")
     path.unlink()
-    parity("chat", copy, "--prompt", "Hi").refuses("no generation_config.json")
+    parity("chat", copy, "--prompt", "Hi").refuses("generation_config.json does not exist")
 
 
 def test_it_starts_without_transformers_and_whatever_else_is_slow(tiny: Path, media: Path) -> None:
