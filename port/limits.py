@@ -16,6 +16,8 @@ class Limits:
     max_video_pixels: of all kept frames of one video together, as decoded; each takes three bytes.
     max_prompt_tokens: of one row after the placeholders are expanded.
     max_prompt_characters: of one rendered prompt.
+    max_template_seconds: for compiling a chat template, and for each rendering; waiting for other threads not counted.
+    max_template_memory: bytes of address space of the process that renders, on Linux; Python and Jinja take 40 MB.
     """
 
     max_picture_pixels: int = 178_956_970
@@ -24,6 +26,8 @@ class Limits:
     max_video_pixels: int = 2_000_000_000
     max_prompt_tokens: int = 1_000_000
     max_prompt_characters: int = 10_000_000
+    max_template_seconds: float = 20.0
+    max_template_memory: int = 512 * 2**20
 
 
 DEFAULT_LIMITS = Limits()
