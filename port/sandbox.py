@@ -111,7 +111,7 @@ class Sandbox:
             timer.join()
         if late.is_set():
             self._stop()
-            raise SandboxError(_SAYS["too much"].format(f"{seconds:g} seconds (Limits.max_template_seconds)"))
+            raise SandboxError(_SAYS["too much"].format(f"{seconds:g} s (Limits.max_template_seconds)"))
         if not answer.endswith(b"\n"):
             raise SandboxError(f"was not rendered: its process ended with exit status {self._stop()}; try again")
         said: dict[str, Any] = json.loads(answer)

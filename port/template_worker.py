@@ -99,7 +99,6 @@ def _check_name(name: Any) -> None:
 
 
 def main(seconds: float, memory: int, characters: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for the answer
     _limit(memory)
     template: jinja2.Template | None = None
     try:
