@@ -123,12 +123,11 @@ class Sandbox:
 
     def after_fork(self) -> None:
         """Leave the worker to the process that this one was forked from."""
-        if self._process is not None and self._ending is not None:
-            self._ending.detach()
+        if self._process is not None:
             for pipe in _pipes(self._process):  # else the worker would wait for this process too
                 pipe.close()
-            self._process.returncode = 0  # nothing to wait for here
-        self._lock, self._process, self._ending = threading.Lock(), None, None
+            self._process.returncode = 0  # over, as far as this process goes: nothing to kill or to wait for
+        self._lock, self._process = threading.Lock(), None
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

@@ -54,6 +54,7 @@ MEMORY = {
     "doubling by join": GROW.replace("@", "[n.x, n.x]|join"),
     "namespaces in namespaces": "{% set n = namespace(x=1) %}{% for i in range(40) %}"
     "{% set n.x = namespace(a=n.x, b=n.x) %}{% endfor %}{{ n.x }}",
+    "a huge template": "{{ x }}" * 142_000,
     "a long row of ~": BIG + "{{ (" + " ~ ".join(["big"] * 600) + ")|length }}",
     "text in a macro": BIG
     + "{% macro m() %}{% for i in range(9999) %}{{ big }}{% endfor %}{% endmacro %}{{ m()|length }}",
@@ -120,8 +121,9 @@ REFUSED = {
 
 def attack(text: str, limits: Limits, why: str) -> None:
     start = time.monotonic()
-    with pytest.raises(PortError, match=f"^the chat template of here {why}"):
+    with pytest.raises(PortError, match=f"^the chat template of here {why}") as caught:
         ChatTemplate(text, "here", limits).render(TALK, add_generation_prompt=True)
+    assert len(str(caught.value)) < 1000
     assert time.monotonic() - start < 20
 
 
@@ -185,6 +187,22 @@ def test_after_too_much_comes_a_new_process(bad: str, why: str) -> None:
         sandbox.render({"n": 99_999})
     assert not psutil.pid_exists(pid), "nor a zombie"
     assert sandbox.render({"n": 0}) == "fine"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux")
+def test_variables_that_do_not_fit_are_too_much() -> None:
+    sandbox = Sandbox("{{ x|length }}", Limits(max_template_memory=64 * 2**20))
+    with pytest.raises(SandboxError, match="64 MiB of memory"):
+        sandbox.render({"x": "a" * 50_000_000})
+    assert sandbox.render({"x": "a"}) == "1"
+
+
+def test_time_between_renderings_does_not_count() -> None:
+    sandbox = Sandbox("fine", HURRIED)
+    pid = pid_of(sandbox)
+    time.sleep(2.2)
+    assert sandbox.render({}) == "fine"
+    assert pid_of(sandbox) == pid
 
 
 def test_a_process_that_is_killed_is_replaced() -> None:
@@ -255,7 +273,13 @@ SPINS = "sandbox.render({'n': 1})"
 
 def started(action: str, seconds: float, spin: str = SPIN) -> tuple[subprocess.Popen[str], psutil.Process]:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT.format(spin=spin, seconds=seconds, action=action)],
+        [
+            sys.executable,
+            "-W",
+            "always::ResourceWarning",
+            "-c",
+            SCRIPT.format(spin=spin, seconds=seconds, action=action),
+        ],
         cwd=Path(port.sandbox.__file__).parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -288,6 +312,14 @@ def test_it_ends_when_its_parent_is_killed(action: str) -> None:
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert until(lambda: gone(worker))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_it_goes_on_when_a_forked_process_ends() -> None:
+    process, _ = started(
+        "if os.fork() == 0: sys.exit()\nos.wait(); print(sandbox._process.poll(), sandbox.render({'n': 0}))", seconds=60
+    )
+    assert process.communicate() == ("None fine\n", "")
 
 
 def test_it_ends_when_its_parent_ends() -> None:
