@@ -17,7 +17,7 @@ class Limits:
     max_prompt_tokens: of one row after the placeholders are expanded.
     max_prompt_characters: of one rendered prompt.
     max_template_seconds: for compiling a chat template, and for each rendering; waiting for other threads not counted.
-    max_template_memory: bytes of address space of the process that renders, on Linux; Python and Jinja take 40 MB.
+    max_template_memory: bytes of address space of the process that renders, on Linux; Python and Jinja take some 50 MB.
     """
 
     max_picture_pixels: int = 178_956_970
