@@ -16,6 +16,9 @@ class Limits:
     max_video_pixels: pixels of all kept frames of one video together, as decoded. Each takes three bytes.
     max_prompt_tokens: tokens of one row after the placeholders are expanded.
     max_prompt_characters: characters of one rendered prompt.
+    max_template_seconds: for compiling a chat template, and for each rendering. Waiting for other threads does not
+        count.
+    max_template_memory: bytes of address space of the process that renders, on Linux. Python and Jinja take some 50 MB.
     """
 
     max_picture_pixels: int = 178_956_970
@@ -24,6 +27,8 @@ class Limits:
     max_video_pixels: int = 2_000_000_000
     max_prompt_tokens: int = 1_000_000
     max_prompt_characters: int = 10_000_000
+    max_template_seconds: float = 20.0
+    max_template_memory: int = 512 * 2**20
 
 
 DEFAULT_LIMITS = Limits()

@@ -1,23 +1,20 @@
-"""The checkpoint's chat template: conversations to text, in a sandbox with bounded work and output."""
+"""The checkpoint's chat template: conversations to text, in a sandbox with bounded time, memory and output."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from port.errors import ConfigError, InputError
 from port.json_fields import read_object, read_text
 from port.limits import DEFAULT_LIMITS, Limits
-from port.sandbox import MAX_SECONDS, WORK, Sandbox, TooMuch, Work
+from port.sandbox import Sandbox, SandboxError
 
 Message = Mapping[str, Any]
 _MAX_TEMPLATE = 1_000_000  # characters; the published one has some 5,000
-_SHOWN = 500  # characters of a template's own message
 # In the order in which the reference looks; where a folder has several, the first counts and the others do not.
 _PLACES = ("processor_config.json", "chat_template.json", "chat_template.jinja", "tokenizer_config.json")
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -34,15 +31,9 @@ class ChatTemplate:
         if len(text) > _MAX_TEMPLATE:
             raise ConfigError(f"the chat template of {source} has {len(text):,} characters, at most {_MAX_TEMPLATE:,}")
         try:
-            with _working(limits):
-                self._template = Sandbox().template(text)
-        except jinja2.TemplateSyntaxError as error:
-            raise ConfigError(
-                f"the chat template of {source} does not compile: {error}, line {error.lineno}; it uses what "
-                "transformers does not give to templates, or is damaged"
-            ) from None
-        except (jinja2.TemplateError, TooMuch, RecursionError) as error:
-            raise ConfigError(f"the chat template of {source} does not compile: {error}") from None
+            self._sandbox = Sandbox(text, limits)
+        except SandboxError as error:
+            raise ConfigError(f"the chat template of {source} {error}") from None
 
     @classmethod
     def from_folder(cls, folder: Path | str, limits: Limits = DEFAULT_LIMITS) -> ChatTemplate:
@@ -77,10 +68,9 @@ class ChatTemplate:
         """The prompt.
 
         ``tools`` are JSON schemas, ``variables`` whatever else the template reads, such as ``add_vision_id``. The
-        template gets copies in plain data, pictures and the like as the name of their type. Raises InputError for
-        what the template refuses, and where it asks for too much.
+        template gets copies in JSON's types: tuples as lists, pictures and the like as the name of their type. Raises
+        InputError for what JSON cannot hold or the template refuses, and where it asks for too much.
         """
-        parts, length = [], 0
         try:
             given = {
                 **self.special,
@@ -90,31 +80,27 @@ class ChatTemplate:
                 "tools": plain(tools),
                 "documents": None,
             }
-            with _working(self.limits):
-                for part in self._template.generate(**given):
-                    length += len(part)
-                    if length > self.limits.max_prompt_characters:
-                        raise TooMuch(f"more than {self.limits.max_prompt_characters:,} characters")
-                    parts.append(part)
-        except TooMuch as error:
-            raise InputError(
-                f"the chat template of {self.source} asks for {error}; use a shorter conversation, or another template"
-            ) from None
-        # A template is a program of its own: it raises whatever its expressions raise.
-        except Exception as error:
-            said = str(error)[:_SHOWN] or type(error).__name__
-            raise InputError(f"the chat template of {self.source} refuses the conversation: {said}") from None
-        return "".join(parts)
+            return self._sandbox.render(given)
+        except SandboxError as error:
+            raise InputError(f"the chat template of {self.source} {error}") from None
+        except (RecursionError, TypeError, ValueError) as error:
+            raise InputError(f"what is given to the chat template of {self.source} is not JSON: {error}") from None
 
 
 def plain(value: Any) -> Any:
-    """A deep copy in JSON's types: nothing with methods of its own reaches a template. The rest becomes ``<type>``."""
+    """A deep copy in JSON's types: nothing with methods of its own reaches a template. The rest becomes ``<type>``.
+
+    Raises TypeError for keys that are not strings, and RecursionError for what is nested too deep or holds itself.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r:.100} is a {type(key).__name__}; use a string")
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(plain, value)) if type(value) in (list, tuple) else list(map(plain, value))
+        return list(map(plain, value))
     for kind in (bool, str, int, float):
         if isinstance(value, kind):
             return value if type(value) is kind else kind(value)
@@ -156,12 +142,3 @@ def _with_reasoning(message: Any) -> Any:
     message = {key: value for key, value in message.items() if value is not None}
     given = next((message[name] for name in _REASONING if name in message), None)
     return message if given is None else {"thinking": given, **message, "reasoning_content": given}
-
-
-@contextmanager
-def _working(limits: Limits) -> Iterator[None]:
-    token = WORK.set(Work.new(limits.max_prompt_characters, MAX_SECONDS))
-    try:
-        yield
-    finally:
-        WORK.reset(token)

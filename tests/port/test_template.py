@@ -1,11 +1,9 @@
-"""Chat templates: rendered as transformers renders them, from where it looks for them, and never without end."""
+"""Chat templates: rendered as transformers renders them, and taken from where it looks for them."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,9 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoProcessor
 from transformers.utils.chat_template_utils import render_jinja_template
 
-import port.template
 from port.errors import ConfigError, InputError
-from port.limits import Limits
 from port.template import ChatTemplate
 from reference.checkpoint import make_checkpoint
 from reference.template import chat_template
@@ -72,6 +68,9 @@ TEMPLATES = {
     "{% macro m(a, b=2) %}{{ a }}{{ b }}{{ caller() if caller }}{% endmacro %}{{ m(1) }}{% call m(3) %}in{% endcall %}",
     "prompt": "{{ messages | length }}{% if add_generation_prompt %}>{% endif %}",
     "special tokens": "{{ eos_token }}{{ pad_token }}[{{ bos_token }}]",
+    "generation": "{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}",
+    "dict": "{{ dict(a=1) }}{{ dict.fromkeys([1, 2], 3) }}{{ dict.items is defined }}",
+    "time": "{{ strftime_now('%Y-%m') }}",
     "undefined": "[{{ tools }}][{{ nowhere }}]",
     "media": "{{ messages[0].content }}",
 }
@@ -212,121 +211,6 @@ def test_a_broken_template_names_its_file(bare: Path, name: str, text: str | byt
         ChatTemplate.from_folder(bare)
 
 
-BIG = "{% set big = 'a'.ljust(1000000) %}"
-GROW = "{% set n = namespace(x='ab') %}{% for i in range(99) %}{% set n.x = @ %}{% endfor %}{{ n.x }}"
-HOSTILE: Mapping[str, str] = {
-    "nested loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "one range, many loops": "{% set r = range(99999) %}{% for i in r %}{% for j in r %}{% endfor %}{% endfor %}",
-    "loops over text": BIG + "{% for i in big %}{% for j in big %}{% endfor %}{% endfor %}",
-    "loops with a condition": "{% set r = range(99999) %}{% for i in r %}{% for j in r if j < 0 %}{% endfor %}"
-    "{% endfor %}",
-    "recursive loop": "{% for x in [1, 2] recursive %}{% if loop.depth < 60 %}{{ loop([1, 2]) }}{% endif %}"
-    "{% endfor %}",
-    "wide recursive loop": "{% set r = range(99999) %}{% for x in r recursive %}{% if loop.depth < 3 %}{{ loop(r) }}"
-    "{% endif %}{% endfor %}",
-    "macros that branch": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-    "macro without end": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "range": "{{ range(10 ** 9) }}",
-    "long text": "{% for i in range(99999) %}{{ 'x' * 9999 }}{% endfor %}",
-    "text in a macro": BIG
-    + "{% macro m() %}{% for i in range(9999) %}{{ big }}{% endfor %}{% endmacro %}{{ m()|length }}",
-    "text in a block": BIG + "{% set x %}{% for i in range(9999) %}{{ big }}{% endfor %}{% endset %}{{ x|length }}",
-    "repetition": "{{ 'x' * 10 ** 9 }}",
-    "repetition from the right": "{{ 10 ** 9 * 'x' }}",
-    "list repetition": "{{ [0] * 10 ** 9 }}",
-    "repeated repetition": GROW.replace("@", "n.x * 9"),
-    "doubling by +": GROW.replace("@", "n.x + n.x"),
-    "doubling by ~": GROW.replace("@", "n.x ~ n.x"),
-    "a long row of ~": BIG + "{{ (" + " ~ ".join(["big"] * 300) + ")|length }}",
-    "doubling lists": GROW.replace("@", "[n.x, n.x]"),
-    "doubling tuples": GROW.replace("@", "(n.x, n.x)"),
-    "doubling dicts": GROW.replace("@", "{1: n.x, 2: n.x}"),
-    "doubling dict()": GROW.replace("@", "dict(a=n.x, b=n.x)"),
-    "doubling join": GROW.replace("@", "[n.x, n.x]|join"),
-    "doubling format": GROW.replace("@", "'{0}{0}'.format(n.x)"),
-    "power": "{{ 10 ** (10 ** 10) }}",
-    "squaring": GROW.replace("'ab'", "9").replace("@", "n.x * n.x"),
-    "hexadecimal": "{{ '1'.ljust(1000000, '1')|int(base=16) ** 99 }}",
-    "padding": "{{ 'x'.ljust(10 ** 9) }}",
-    "padding by a filter": "{{ 'x'|center(10 ** 9) }}",
-    "a method in disguise": "{{ (['x']|map(attribute='ljust')|first)(10 ** 9) }}",
-    "%-format": "{{ '%999999999d' % 1 }}",
-    "%-format of a key": "{{ '%(a)999999999d' % {'a': 1} }}",
-    "%-format with *": "{{ '%*d' % (999999999, 1) }}",
-    "%-format repeated": BIG + "{{ ('%(a)s' * 99999) % {'a': big} }}",
-    "format filter": "{{ '%999999999d'|format(1) }}",
-    "format filter, wider than Python allows": "{{ '%99999999999999999999d'|format(1) }}",
-    "format method": "{{ '{:999999999}'.format(1) }}",
-    "format method, nested": "{{ '{:{0[0]}}'.format([999999999]) }}",
-    "format method repeated": BIG + "{{ ('{0}' * 99999).format(big) }}",
-    "replace": BIG + "{{ big.replace(' ', big) }}",
-    "replace everywhere": BIG + "{{ big.replace('', big) }}",
-    "replace filter": BIG + "{{ big|replace(' ', big) }}",
-    "replace filter by name": BIG + "{{ big|replace(new=big, old=' ') }}",
-    "mapped replace": BIG + "{{ range(99)|map('replace', '', big)|list }}",
-    "join": BIG + "{{ big.join(big) }}",
-    "join filter": BIG + "{{ big|join(big) }}",
-    "join of a lazy filter": BIG + "{{ range(9999)|map('center', 100000)|join }}",
-    "indent": "{{ ('a\n' * 99999)|indent(99999) }}",
-    "json indent": "{{ [1]|tojson(indent=1000000) }}",
-    "batch": "{{ [1]|batch(10 ** 9, 0)|list }}",
-    "sum of lists": "{{ range(99999)|map('batch', 1)|map('list')|sum(start=[]) }}",
-    "sum of text": "{{ ['a']|sum(start='') }}",
-    "tabs": "{{ ('\t' * 99999).expandtabs(1000000) }}",
-    "translate": BIG + "{{ big.translate({32: big}) }}",
-    "time": "{{ strftime_now('%A' * 99999) }}",
-    "comparisons": BIG + "{% for i in range(99999) %}{{ '' if big == big[1:] ~ 'x' }}{% endfor %}",
-    "attributes": "{{ messages.__class__.__mro__ }}",
-    "attributes by name": "{{ (messages|attr('__class__')).mro() }}",
-    "attributes in a format": "{{ '{0.__class__.__mro__}'.format(messages) }}",
-    "globals": "{{ raise_exception.__globals__['json'] }}",
-    "underscored names": "{{ namespace(_x=1) }}",
-    "underscored names, later": "{% set n = namespace() %}{% set n._x = 1 %}",
-    "change": "{{ messages.append(1) }}",
-    "files": "{% include 'config.json' %}",
-    "its own refusal": "{{ raise_exception('no such role') }}",
-    "types": "{{ messages + 1 }}",
-    "division": "{{ 1 / 0 }}",
-    "lipsum": "{{ lipsum(1000) }}",
-}
-
-
-# What Jinja's own sandbox refuses, or Python; all else is refused for its size or its time.
-REFUSED = {
-    *("macro without end", "tabs", "translate", "attributes", "attributes by name", "attributes in a format"),
-    *(
-        "globals",
-        "underscored names",
-        "underscored names, later",
-        "change",
-        "files",
-        "its own refusal",
-        "types",
-        "division",
-        "lipsum",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_templates_end_soon_with_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(port.template, "MAX_SECONDS", 0.3)
-    start = time.process_time()
-    with pytest.raises(InputError) as caught:
-        ChatTemplate(HOSTILE[name], "here", Limits(max_prompt_characters=2_000_000)).render(
-            TALK, add_generation_prompt=True
-        )
-    wanted = "refuses the conversation: " if name in REFUSED else "asks for "
-    assert str(caught.value).startswith(f"the chat template of here {wanted}")
-    assert "MemoryError" not in str(caught.value)
-    assert time.process_time() - start < 5
-
-
-def test_nested_namespaces_do_not_write_themselves_out() -> None:
-    nested = GROW.replace("@", "namespace(a=n.x, b=n.x)")
-    assert ChatTemplate(nested, "here").render(TALK, add_generation_prompt=False) == "<Namespace>"
-
-
 def test_bounds_leave_room_for_long_conversations() -> None:
     long = [{"role": "user", "content": [{"type": "text", "text": "word " * 200}] * 5}] * 1000
     wanted = by_transformers(WITH_TOOLS, long, prompt=True)
@@ -343,7 +227,7 @@ def test_a_template_gets_plain_copies_of_the_conversation() -> None:
     image = Dangerous()
     talk = [{"role": "user", "content": [{"type": "image", "image": image, "size": np.int64(3)}, ("a", b"b")]}]
     text = "{{ messages[0].content[0].image }}{{ messages[0].content[0].size + 1 }}{{ messages[0].content[1] }}"
-    assert ChatTemplate(text, "here").render(talk, add_generation_prompt=False) == "<Dangerous>4('a', '<bytes>')"
+    assert ChatTemplate(text, "here").render(talk, add_generation_prompt=False) == "<Dangerous>4['a', '<bytes>']"
     for attack in ("{{ messages[0].content[0].image.save('x') }}", "{{ messages[0].content.append(1) }}"):
         with pytest.raises(InputError, match="refuses the conversation"):
             ChatTemplate(attack, "here").render(talk, add_generation_prompt=False)
@@ -357,17 +241,44 @@ def test_a_template_cannot_change_the_conversation() -> None:
     assert before == TALK
 
 
-def test_a_conversation_that_holds_itself_is_refused() -> None:
-    talk: list[Any] = [{"role": "user", "content": []}]
-    talk[0]["content"].append(talk)
-    with pytest.raises(InputError, match="refuses the conversation"):
-        ChatTemplate("{{ messages }}", "here").render(talk, add_generation_prompt=False)
+def nested(depth: int) -> Any:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
-def test_a_refused_rendering_leaves_nothing_behind_for_the_next() -> None:
-    text = "{% for i in range(messages|length * 400) %}{% for j in range(1500) %}{% endfor %}{% endfor %}x"
-    template = ChatTemplate(text, "here")
-    for _ in range(2):
-        with pytest.raises(InputError, match="more than 2,000,000 steps"):
-            template.render(TALK, add_generation_prompt=False)
-        assert template.render(TALK[:1], add_generation_prompt=False) == "x"
+HOLDS_ITSELF: list[Any] = []
+HOLDS_ITSELF.append(HOLDS_ITSELF)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ({1: "a"}, "the key 1 is a int; use a string"),
+        ({("a", "b"): 1}, r"the key \('a', 'b'\) is a tuple"),
+        pytest.param(10**5000, "4300 digits", id="a very large number"),
+        (nested(2000), "recursion"),
+        (HOLDS_ITSELF, "recursion"),
+    ],
+)
+def test_what_json_cannot_hold_is_refused(value: Any, why: str) -> None:
+    template = ChatTemplate("{{ messages }}{{ x }}", "here")
+    for what in (
+        {"conversation": [{"role": "user", "content": value}]},
+        {"conversation": [], "variables": {"x": value}},
+    ):
+        with pytest.raises(InputError, match=f"given to the chat template of here is not JSON: .*{why}"):
+            template.render(**what, add_generation_prompt=False)
+    assert template.render([], add_generation_prompt=False) == "[]"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("-inf"), 1e300, 10**4000, "\ud83d \u2028 \x00", nested(150), True, np.float32(0.1), None],
+)
+def test_unusual_values_are_written_as_transformers_writes_them(value: Any) -> None:
+    text = "{{ x }}{{ x | tojson }}{{ messages }}"
+    talk = [{"role": "user", "content": [value]}]
+    wanted = by_transformers(text, talk, prompt=False, x=value)
+    assert ChatTemplate(text, "here").render(talk, add_generation_prompt=False, variables={"x": value}) == wanted
