@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import port_samples
+from tests.port import port_samples
 import pytest
 import torch
 

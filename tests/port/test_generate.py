@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import port_samples
+from tests.port import port_samples
 import pytest
 import torch
 from torch import Tensor

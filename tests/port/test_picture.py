@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import qwen_vl_utils
-from cost_samples import measured
+from tests.port.cost_samples import measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps

@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 import qwen_vl_utils.vision_process as qwen
-from cost_samples import measured
+from tests.port.cost_samples import measured
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
