@@ -20,5 +20,5 @@ def chosen_cases(names: Sequence[str], among: Sequence[Case] | None = None) -> l
     known = every_case() if among is None else {case.name: case for case in among}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ParityError(f"there is no case {', '.join(unknown)}; choose from {', '.join(known)}")
+        raise ParityError(f"there is no case {', '.join(map(repr, unknown))}; choose from {', '.join(known)}")
     return [known[name] for name in dict.fromkeys(names)]

@@ -15,8 +15,6 @@ from rich.console import Console
 from parity.cli.console import printing
 from parity.cli.errors import UNTOUCHED, guarded
 from parity.documents.environment import environment
-from reports.staging import Staged
-from reports.write import write_report
 
 # The sections of ``parity --help``, in order.
 SECTIONS = {
@@ -86,6 +84,9 @@ def finish(
 ) -> int:
     """Write a document's report where ``out`` says so, print it or show it, and return the exit code of its verdict."""
     if out is not None:
+        from reports.staging import Staged  # brings in pandas and matplotlib, which chat and compare can do without
+        from reports.write import write_report
+
         with Staged(out) as staged:
             write_report(document, staged.work)
     with printing() as console:

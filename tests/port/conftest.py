@@ -6,12 +6,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.port import port_samples
 import pytest
 import torch
 
 from port import Qwen3VL
 from reference.checkpoint import make_checkpoint
+from tests.port import port_samples
 
 
 @pytest.fixture(scope="module", autouse=True)

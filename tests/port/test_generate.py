@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from tests.port import port_samples
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from port import GenerationConfig, InputError, Inputs, Qwen3VL, Step, generate, generate_all, listening
 from port.model import last_real
 from port.sampling import adjusted, choose, mark_seen, row_generators
+from tests.port import port_samples
 from tests.port.port_samples import ROWS, batch
 
 GREEDY = GenerationConfig()

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import qwen_vl_utils
-from tests.port.cost_samples import measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
@@ -21,6 +20,7 @@ from transformers.image_utils import load_image, load_image_as_tensor
 from port import InputError
 from port.limits import Limits
 from port.picture import load_picture
+from tests.port.cost_samples import measured
 from tests.port.pixel_samples import noise, reference_pictures, smooth
 
 # The reference lets Pillow's and torchvision's warnings through.

@@ -314,7 +314,7 @@ def test_it_goes_on_when_a_forked_process_ends() -> None:
 
 
 def test_it_ends_when_its_parent_ends() -> None:
-    process, worker = started("", seconds=3)
+    process, worker = started("time.sleep(1)", seconds=3)  # long enough to be looked at
     assert process.communicate() == ("", "")
     assert process.returncode == 0
     assert until(lambda: gone(worker))

@@ -14,7 +14,6 @@ import av
 import numpy as np
 import pytest
 import qwen_vl_utils.vision_process as qwen
-from tests.port.cost_samples import measured
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,6 +23,7 @@ from transformers.video_utils import VideoMetadata, read_video_pyav
 from port import InputError
 from port.limits import Limits
 from port.video import Frames, load_video, sample_frames, timestamps
+from tests.port.cost_samples import measured
 from tests.port.pixel_samples import moving, noise, reference_videos, smooth, video_config, write_clip
 
 ALL = video_config(fps=1000.0)  # keeps every frame

@@ -62,7 +62,7 @@ def test_the_world_is_the_one_that_it_was_trained_on() -> None:
 
 
 def test_it_sees() -> None:
-    """A sample of the exam on the way to its full length, which ``nox -s train`` and ``parity sight`` ask."""
+    """A sample of the exam on the way to its full length, which ``nox -s train`` and ``parity exam`` ask."""
     folder = trained_checkpoint()
     items = exam(pictures=20, clips=10, seed=77)
     answers = reference_answers(ReferenceModel.load(folder), ReferenceProcessor.load(folder), items)

@@ -81,6 +81,9 @@ def run(options: RunOptions) -> int:
             step("loading weights")  # first of all, so that a broken checkpoint is named before any forward
             loader.port(checkpoint, options.dtype)
             loader.reference(checkpoint, options.dtype)
+        if "processor" in case.stages:
+            loader.processor(checkpoint)
+            loader.port_processor(checkpoint)
         step("pictures and prompt")
         found = run_case(case, loader, dtype=options.dtype, folder=named, progress=step, store=store)
         performance = _timed(found, step) if timing else None

@@ -80,7 +80,7 @@ def test_a_terminal_gets_a_bar_and_colours(media: Path) -> None:
     code, shown = _on_terminal("run", "seeded", *QUICK, "--image", media / "good.png")
     assert code == 0
     assert "floor run (" in shown
-    assert re.search(r"\d+/12", shown)
+    assert re.search(r"\d+/13", shown)
     assert GREEN in shown
     assert "Traceback" not in shown
 

@@ -48,7 +48,7 @@ def test_without_arguments_the_trained_model_answers_a_question(parity: Parity, 
     # Four decode steps after the first token: the answer's beginning, in words of the small world.
     assert said["text"].split()[0] in ("a", "at", "it", "there")
     (folder,) = (work / "parity-reports").iterdir()
-    assert folder.name.endswith("-seeing")
+    assert folder.name.endswith("-trained-picture")
 
 
 def test_the_trained_model_takes_pictures_of_ones_own(parity: Parity, media: Path) -> None:
@@ -102,14 +102,14 @@ def test_scenes_are_written_with_their_questions(parity: Parity, work: Path) -> 
 
 def test_engines_are_asked_side_by_side(parity: Parity, tiny: Path) -> None:
     options = (tiny, "--pictures", 4, "--clips", 2, "--engine", "reference", "--engine", "port")
-    answer = parity("sight", *options, "--json")
+    answer = parity("exam", *options, "--json")
     document = json.loads(answer.stdout)
-    assert answer.code == (0 if document["verdict"] == "PARITY" else 1)
+    assert answer.code == document["verdict"]["exit_code"] == 1, "seeded weights see nothing"
     assert document["disagreements"] == []
     assert [engine["asked"] for engine in document["engines"]] == [24, 24]
-    assert "right answers" in parity("sight", *options).stdout
-    parity("sight", tiny, "--pictures", 0, "--clips", 0).refuses("nothing to ask")
-    parity("sight", tiny, "--pictures", 1, "--clips", 0, "--engine", "port").succeeds(code=3)
+    assert "right answers" in parity("exam", *options).stdout
+    parity("exam", tiny, "--pictures", 0, "--clips", 0).refuses("nothing to ask")
+    parity("exam", tiny, "--pictures", 1, "--clips", 0, "--engine", "port").succeeds(code=3)
 
 
 def test_pictures_and_videos_of_ones_own(parity: Parity, media: Path, tiny: Path) -> None:
@@ -146,7 +146,6 @@ def test_a_case_of_the_suite(parity: Parity) -> None:
     ("options", "words"),
     [
         (("--case", "nope"), ("'nope'", "batch-3")),
-        (("--case", "conv3d-tiny"), ("conv3d-tiny", "parity suite --case")),
         (("--case", "batch-3", "--prompt", ""), ("--case brings its own",)),
         (("--case", "batch-3", "--steps", 1), ("--case brings its own",)),
         (("--case", "batch-3", "--chunk", 5), ("--case brings its own",)),
@@ -181,6 +180,17 @@ def test_timing(parity: Parity, media: Path) -> None:
     answer = parity("run", "seeded", "--steps", 1, "--image", media / "good.png")
     answer.succeeds()
     assert "timing (median)" in answer.stdout
+
+
+@pytest.mark.parametrize(("case", "steps"), [("conv3d-tiny", ["weights"]), ("processor-odd", ["processor"])])
+def test_a_case_without_a_model_runs_like_any_other(case: str, steps: list[str], parity: Parity, work: Path) -> None:
+    answer = parity("run", "--case", case, "--out", "report", "--json")
+    answer.succeeds()
+    document = json.loads(answer.stdout)
+    assert document["case"]["steps"] == steps
+    assert {finding["step"] for finding in document["findings"]} == set(steps)
+    assert document["performance"] is None
+    assert (work / "report" / "report.html").is_file()
 
 
 def test_a_suite_of_two_cases_is_incomplete(parity: Parity, work: Path) -> None:

@@ -430,5 +430,5 @@ def test_the_command_fails_where_a_mistake_is_not_exposed(
 
 
 def test_unknown_cases_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ParityError, match="there is no case nowhere; choose from"):
+    with pytest.raises(ParityError, match="there is no case 'nowhere'; choose from"):
         mutants(cases=("nowhere",), every_case=False, ids=(), dtype="float32", out=tmp_path, as_json=True)
