@@ -1,4 +1,4 @@
-"""Mutants: the port with one known mistake in it, planted from outside and taken out again.
+"""Mutants: copies of the port with one known mistake each, planted from outside and taken out again.
 
-One file per component; ``registry.ALL`` lists them. The port itself knows nothing of them.
+There is one file per component; ``registry.ALL`` lists all mutants. The port contains no code for them.
 """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# These catch every mistake in as few forwards as possible, which ``parity mutants`` shows anew each time; and the
-# trained model, whose activations are not those of weights from a seed.
+# Cases that together catch every mutant with as few forwards as possible, as each ``parity mutants`` report shows; and
+# one with the trained model, whose activations differ from those of random weights.
 DEFAULT = (
     "batch-3-chunked",
     "long-right",
@@ -14,7 +14,7 @@ DEFAULT = (
     "processor-odd",
     "trained-batch",
 )
-# Every kind of input, for the whole kill matrix.
+# All kinds of inputs, for the full kill matrix.
 ALL = (
     "text",
     "photo",

@@ -1,4 +1,4 @@
-"""The kill matrix: mutants against cases. Which mistakes the gates catch, on which inputs, and at the right seam?"""
+"""The kill matrix: which mutants the gates catch, on which cases, and whether at the right seam."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Fate = Literal["caught", "survived", "invisible", "not exposed"]
 
 @dataclass(frozen=True)
 class MutantResult:
-    """One mutant over all cases."""
+    """One mutant on all cases."""
 
     mutant: Mutant
     fate: Fate
@@ -32,24 +32,24 @@ class MutantResult:
 
     @property
     def localised(self) -> bool:
-        """Caught, and at the planted seam by every case that caught it."""
+        """Whether it was caught, and by every such case at the planted seam."""
         return bool(self.caught_by) and all(outcome.state == "at seam" for outcome in self.caught_by)
 
     @property
     def missed_by(self) -> list[Outcome]:
-        """Cases that have what the mistake needs, and let it through."""
+        """Outcomes on cases that have all traits the mistake needs, and still did not catch it."""
         return [outcome for outcome in self.outcomes if outcome.expected and not outcome.caught]
 
     @property
     def first(self) -> Outcome | None:
-        """Where it was caught; a place other than the planted one where there is any."""
+        """The first outcome that caught it at a seam other than the planted one, or else the first that caught it."""
         caught = self.caught_by
         return next((outcome for outcome in caught if outcome.state == "elsewhere"), caught[0] if caught else None)
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """``forwards`` maps each case to the forward passes of one run."""
+    """``forwards`` maps each case to the number of forward passes of one run."""
 
     dtype: str
     forwards: dict[str, int]
@@ -60,18 +60,19 @@ class Matrix:
 
     @property
     def kill_rate(self) -> float:
-        """Caught mutants among those that must be caught in this dtype."""
+        """The share of caught mutants among those that must be caught in this dtype."""
         due = self.of("caught", "survived", "not exposed")
         return len(self.of("caught")) / len(due) if due else 0.0
 
     @property
     def localisation_rate(self) -> float:
+        """The share of mutants caught at the planted seam among those caught."""
         caught = self.of("caught")
         return sum(result.localised for result in caught) / len(caught) if caught else 0.0
 
     @property
     def proven(self) -> bool:
-        """Every mutant that changes the function in this dtype was caught, and there were any."""
+        """Whether there are mutants that must be caught in this dtype, and all of them were."""
         return bool(self.of("caught")) and not self.of("survived", "not exposed")
 
 
@@ -83,7 +84,7 @@ def kill_matrix(
     dtype: str,
     progress: Callable[[str], None] = lambda _what: None,
 ) -> Matrix:
-    """Try every mutant on every case. Raises ParityError where the correct port does not pass a case."""
+    """Try every mutant on every case. Raises ParityError if the correct port does not pass a case."""
     outcomes: dict[str, list[Outcome]] = {mutant.id: [] for mutant in mutants}
     forwards: dict[str, int] = {}
     with _one_thread():
@@ -101,9 +102,9 @@ def kill_matrix(
 
 
 def fate(mutant: Mutant, outcomes: Sequence[Outcome], dtype: str) -> Fate:
-    """Caught by any case; else a survivor, unless it cannot show in this dtype or on these cases.
+    """Caught by any case; or survived, unless the mistake cannot be seen in this dtype or on these cases.
 
-    Being called invisible is not enough: what is off by more than its floor on any case has survived.
+    Declaring a mutant invisible is not enough: if its seam is off by more than its floor on any case, it survived.
     """
     if any(outcome.caught for outcome in outcomes):
         return "caught"
@@ -113,7 +114,7 @@ def fate(mutant: Mutant, outcomes: Sequence[Outcome], dtype: str) -> Fate:
 
 
 def smallest_cover(matrix: Matrix) -> list[str]:
-    """Few cases that catch all that any case catches: greedily the one that adds most, then the cheapest."""
+    """A few cases that together catch every mutant caught: repeatedly the case that adds most, the cheapest first."""
     left = {result.mutant.id: {outcome.case for outcome in result.caught_by} for result in matrix.of("caught")}
     cover: list[str] = []
     while left:
@@ -125,7 +126,7 @@ def smallest_cover(matrix: Matrix) -> list[str]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Tiny tensors gain nothing from threads, and bits are then the same from run to run."""
+    """Tiny tensors gain nothing from threads, and with one thread every run gives the same bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""What became of one mutant on one case."""
+"""Outcomes: what a run of one mutant on one case showed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ State = Literal["at seam", "elsewhere", "survived", "not applicable"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one mutant on one case.
+    """What a run of one mutant on one case showed.
 
-    ``seam`` and ``step`` are where it was caught. A survivor has ``worst``, the largest share of a gate that one of
-    its values reached, and ``identical``: every value equals the correct port's bit for bit. Where it does not,
-    ``floors`` is how many floors (and one ulp) the planted seam is off in the isolated comparison. ``expected``: the
-    case has what the mistake needs to show.
+    ``seam`` and ``step`` say where it was caught. For a mutant that survived, ``worst`` is the largest ratio of its
+    values, and ``identical`` says whether all values equal the correct port's bit for bit. If they do not, ``floors``
+    is the largest ratio of the planted seam in the isolated comparison with a gate of one floor and one ulp.
+    ``expected``: the case has all traits that the mistake needs.
     """
 
     mutant: str
@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def is_noise(self) -> bool:
-        """Nothing to catch: bit-equal, or no further off than correct runs are from one another."""
+        """There was nothing to catch: all values are bit-equal, or no further off than those of correct runs."""
         return self.state == "not applicable" or self.identical or (self.floors is not None and self.floors <= 1)
 
     @property
@@ -44,17 +44,18 @@ class Outcome:
 
 
 def worst_ratio(result: Result) -> float:
-    """The largest share of a gate that any value reached in either comparison."""
+    """The largest ratio of any value in either comparison."""
     alone = [finding.isolated.ratio or 0.0 for finding in result.findings if finding.isolated is not None]
     return max([finding.ratio or 0.0 for finding in result.findings] + alone, default=0.0)
 
 
 def located(outcome: Outcome, mutant: Mutant, result: Result) -> Outcome:
+    """The outcome with the place of the result's first divergence; unchanged for PARITY."""
     judgement = result.judgement
     if judgement.verdict is Verdict.PARITY:
         return outcome
     at = judgement.first_divergence
-    if at is None:  # INCOMPLETE: a value is missing, and nothing diverged
+    if at is None:  # INCOMPLETE: a value is missing and none diverged
         at = next(i for i, finding in enumerate(result.findings) if not finding.compared)
     entry = result.findings[at].entry
     state: State = "at seam" if mutant.is_at(entry.key.name, entry.step) else "elsewhere"

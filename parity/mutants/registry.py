@@ -25,9 +25,9 @@ ALL: tuple[Mutant, ...] = tuple(mutant for file in _FILES for mutant in file.MUT
 
 
 def chosen(ids: Sequence[str]) -> list[Mutant]:
-    """The mutants of these ids, or all. Raises ParityError naming an id that there is not."""
+    """The mutants with these ids, or all without ids. Raises ParityError for an unknown id."""
     by_id = {mutant.id: mutant for mutant in ALL}
     unknown = [name for name in ids if name not in by_id]
     if unknown:
-        raise ParityError(f"there is no mutant {', '.join(unknown)}; there are {', '.join(sorted(by_id))}")
+        raise ParityError(f"there is no mutant {', '.join(unknown)}; choose from {', '.join(sorted(by_id))}")
     return [by_id[name] for name in dict.fromkeys(ids)] if ids else list(ALL)

@@ -1,4 +1,4 @@
-"""What there is in a case that a mistake may need to show."""
+"""Traits: what a case contains that a mistake may need to become visible."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from parity.runs.stage import Stage
 from port.mrope import mrope_positions
 from reference.media import PicturePath, VideoPath
 
-# Mean square of a row up to which an eps of 1e-5 for 1e-6 moves its norm by more than float32's rounding, twofold.
+# Below this mean square of a row, eps 1e-5 instead of 1e-6 changes the normalised row by more than twice the rounding
+# of float32.
 FAINT = 16.0
 
 
 def traits(case: Case, stage: Stage[Any], inputs: CaseInputs | None) -> frozenset[str]:
-    """The traits of a case that count for one of its stages; ``forward`` and ``weights`` are there in any case."""
+    """The traits of a case that matter for one of its stages. Every case has ``forward`` and ``weights``."""
     if isinstance(stage, ModelStage) and inputs is not None:
         return model_traits(case, inputs, stage.yardstick.trace)
     if isinstance(stage, ProcessorStage):
@@ -33,7 +34,7 @@ def traits(case: Case, stage: Stage[Any], inputs: CaseInputs | None) -> frozense
 
 
 def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]:
-    """What there is in a case that a mistake in the model may need to show. ``trace`` is the yardstick's."""
+    """The traits that mistakes in the model may need. ``trace`` is the yardstick's."""
     checkpoint = case.checkpoint
     tensors, vision, text = inputs.tensors, inputs.config["vision_config"], inputs.config["text_config"]
     side = round(vision["num_position_embeddings"] ** 0.5)
@@ -81,13 +82,13 @@ def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]
 
 
 def _stored_as(config: Mapping[str, Any]) -> str | None:
-    """The weights' dtype as config.json has it, in any of the places where releases of transformers put it."""
+    """The dtype of the weights, from any of the places in config.json where releases of transformers store it."""
     sections = (config, config["text_config"])
     return next((part[name] for part in sections for name in ("dtype", "torch_dtype") if part.get(name)), None)
 
 
 def _faintest(trace: Trace, layer: int) -> float:
-    """The smallest mean square of a prompt token in the text stream after a layer."""
+    """The smallest mean square of a prompt token in the residual stream after a layer."""
     key = SeamKey(f"text.layers.{layer}.out", 0)
     rows = trace.entries()[key].rows
     stream = trace.read(key).astype(np.float64)  # (B, S, C)
@@ -96,7 +97,7 @@ def _faintest(trace: Trace, layer: int) -> float:
 
 
 def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
-    """What there is in the media and the prompts of a case that a mistake in a processor may need to show."""
+    """The traits that mistakes in the processor may need: what the media and prompts of a case contain."""
     shapes = {entry.key.name: entry.shape for entry in stage.yardstick.trace}
     forms = {part.form for row in case.rows for part in row if isinstance(part, Encoded)}
     images = [_sizes(shapes, f"processor.images.{i}") for i in range(stage.batch.count(PicturePath))]

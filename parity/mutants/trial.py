@@ -1,7 +1,7 @@
-"""One mutant on one case: planted, run, judged, and taken out again.
+"""One mutant on one case: it is planted, run, judged and taken out again.
 
-A case's yardstick is measured once, and the correct port is run on it once. A mutant's values that equal the correct
-port's bit for bit need no judging, and a run stops when nothing can come earlier than the divergence that it found.
+The yardstick of a case and the correct port's run are computed once. A mutant's values that equal the correct port's
+bit for bit are not judged again, and a run stops once no earlier divergence than the one found is possible.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class CorrectValue:
 
 @dataclass
 class Prepared:
-    """A case's last stage with all that its mutants share.
+    """A case's last stage with everything that its mutants share.
 
-    ``subject`` makes the port's part of the stage; ``anew`` loads its weights and configs again, under the mistake.
-    ``forwards`` counts the forward passes of the model in one run.
+    ``subject(anew)`` gives the port as the engine of the stage; with ``anew`` it loads weights and configs again, so
+    that mistakes in loading take effect. ``forwards`` is the number of forward passes of the model in one run.
     """
 
     case: Case
@@ -59,7 +59,7 @@ class Prepared:
 
 
 def prepare(case: Case, loader: Loader, *, dtype: str) -> Prepared:
-    """Measure the case's yardstick and run the correct port on it. Raises ParityError where that does not pass."""
+    """Measure the case's yardstick and run the correct port on it. Raises ParityError if the port does not pass."""
     folder = loader.checkpoint(case.checkpoint)
     inputs, stages = prepare_stages(case, loader, dtype=dtype, folder=folder, own=True, config=plain_config(folder))
     stage = stages[-1]
@@ -97,7 +97,7 @@ def _correct_values(ready: Prepared) -> dict[SeamKey, CorrectValue]:
     if judgement.verdict is not Verdict.PARITY:
         raise ParityError(
             f"the port without a mistake does not pass {ready.case.name}: {judgement.reason}; "
-            "mutants can only be told from a correct port"
+            "mutants can only be judged against a correct port, so fix the port first"
         )
     return {item.key: values[item.key] for item in stage.expected}
 
@@ -119,7 +119,7 @@ def try_mutant(mutant: Mutant, ready: Prepared) -> Outcome:
     decided = outcome.state == "at seam" or outcome.identical or outcome.error is not None
     if decided or ready.stage.yardstick.isolated_floors is None:
         return outcome
-    # The isolated comparison has narrower gates and knows where a fault starts. Planted anew: fresh state.
+    # The isolated comparison has narrower gates and shows where a mistake starts. Plant again for fresh state.
     with mutant.plant():
         result = Result.of([judge_stage(ready.stage, subject)])
     outcome = replace(outcome, state="survived", seam=None, step=None, worst=worst_ratio(result))
@@ -133,9 +133,9 @@ def _judged_run(outcome: Outcome, mutant: Mutant, ready: Prepared, subject: Engi
         ready.stage.run(subject, ready.stage.recorder(judging))
     except _Enough:
         pass
-    except Exception as raised:  # a mutant may break in any way
+    except Exception as raised:  # a mutant may fail in any way
         error = f"{type(raised).__name__}: {raised}"
-    findings = judging.findings("the mutant did not give this seam" if error is None else error)
+    findings = judging.findings("the mutant did not reach this seam" if error is None else error)
     result = Result(findings, judge(findings, subject_error=error), error)
     outcome = located(outcome, mutant, result)
     if outcome.state == "survived":
@@ -144,7 +144,7 @@ def _judged_run(outcome: Outcome, mutant: Mutant, ready: Prepared, subject: Engi
 
 
 def _floors_off(mutant: Mutant, ready: Prepared, subject: Engine) -> float:
-    """How far the planted seam is off in the isolated comparison, against a gate of the floor itself and one ulp."""
+    """The largest ratio of the planted seam in the isolated comparison, with a gate of one floor and one ulp."""
     yardstick = ready.stage.yardstick
     assert yardstick.isolated_floors is not None
     comparison = Comparison(yardstick.trace, yardstick.isolated_floors, FloatGate(m=1.0, ulps=1.0))
@@ -158,11 +158,11 @@ def _floors_off(mutant: Mutant, ready: Prepared, subject: Engine) -> float:
 
     with mutant.plant():
         ready.stage.run(subject, ready.stage.recorder(on_value, isolated=True))
-    return max(found, default=math.inf)  # no value of the planted seam proves nothing
+    return max(found, default=math.inf)  # without a value of the planted seam nothing is shown
 
 
 class _Enough(Exception):
-    """Nothing that is still to come can be earlier than the divergence that was found."""
+    """The first divergence is known: every value that is still to come is after it."""
 
 
 class _Judging:
@@ -173,7 +173,7 @@ class _Judging:
         self._comparison = Comparison(yardstick.trace, yardstick.floors, yardstick.gate)
         self._correct = ready.correct
         self._order = {key: at for at, key in enumerate(ready.correct)}
-        self._waiting = set(self._order)  # expected values that have not been given
+        self._waiting = set(self._order)  # expected values that have not come yet
         self._first = len(self._order) + 1  # place of the first divergence so far; values after it don't matter
         self.judged: dict[SeamKey, Finding] = {}
 
@@ -189,7 +189,7 @@ class _Judging:
             raise _Enough
 
     def findings(self, why_missing: str) -> list[Finding]:
-        """Those of the correct port, but for what was judged and what is missing; then what is unexpected."""
+        """One finding per expected value (judged, missing or the correct port's), then those of unexpected values."""
         found = [
             Finding(value.finding.entry, "missing", why_missing)
             if key in self._waiting

@@ -1,4 +1,4 @@
-"""Mistakes in what enters the model: ids, mask, pixels, grids and placeholder masks.
+"""Mistakes in the inputs of the model: ids, mask, pixels, grids and placeholder masks.
 
 Shape legend
     B, S   batch, prompt tokens
@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from parity.mutants.base import Mutant, altered, around
+from parity.mutants.base import BATCH, FORWARD, IMAGE, VIDEO, altered, around, family
 from port.cache import KVCache
 from port.errors import InputError
 from port.grid import merge_order
@@ -26,7 +26,7 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 @contextmanager
 def pixels_changed(kind: str, change: Callable[[Tensor, Tensor, Any], Tensor]) -> Iterator[None]:
-    """``change(pixels, grids, vision config)`` makes the pixels at their tap."""
+    """The model gets ``change(pixels, grids, vision config)`` as the pixels of its pictures or videos."""
     seen: dict[str, Any] = {}
 
     def remember(original: Any, self: Any, inputs: Inputs) -> Any:
@@ -41,7 +41,7 @@ def pixels_changed(kind: str, change: Callable[[Tensor, Tensor, Any], Tensor]) -
 
 
 def reordered(order: Callable[[int, int, int], Tensor]) -> Callable[[Tensor, Tensor, Any], Tensor]:
-    """Patches of every frame taken in ``order(h, w, merge)``, indices into the frame's own merge order."""
+    """The patches of each frame in ``order(h, w, merge)``, given as indices into the frame's merge order."""
 
     def change(pixels: Tensor, grids: Tensor, config: Any) -> Tensor:
         parts, start = [], 0
@@ -55,7 +55,7 @@ def reordered(order: Callable[[int, int, int], Tensor]) -> Callable[[Tensor, Ten
 
 
 def _place(h: int, w: int, merge: int) -> Tensor:
-    """(h * w,) where in merge order the patch of each raster place lies."""
+    """(h * w,): the index in merge order of each patch in raster order."""
     rows, cols = merge_order(h, w, merge)
     return (rows * w + cols).argsort()
 
@@ -76,22 +76,19 @@ def _clip_mean_std(pixels: Tensor, _grids: Tensor, config: Any) -> Tensor:
     return ((_as_patches(pixels, config) * 0.5 + 0.5 - mean) / std).reshape(pixels.shape)
 
 
-def _bgr(pixels: Tensor, _grids: Tensor, config: Any) -> Tensor:
-    return _as_patches(pixels, config).flip(1).reshape(pixels.shape)
-
-
-def _frames_reversed(pixels: Tensor, _grids: Tensor, config: Any) -> Tensor:
-    return _as_patches(pixels, config).flip(2).reshape(pixels.shape)
+def _flipped(dim: int) -> Callable[[Tensor, Tensor, Any], Tensor]:
+    """Each patch (channels, T, P, P) reversed along a dimension; 1 is that of the channels."""
+    return lambda pixels, _grids, config: _as_patches(pixels, config).flip(dim).reshape(pixels.shape)
 
 
 def _last_token_changed(ids: Tensor) -> Tensor:
     ids = ids.clone()
-    ids[:, -1] = ids[:, -1] - 1
+    ids[:, -1] -= 1
     return ids
 
 
 def _one_decode_token_late() -> AbstractContextManager[None]:
-    """Each decode step is fed the token of the step before."""
+    """Each decode step gets the token of the step before."""
     fed: WeakKeyDictionary[KVCache, list[Tensor]] = WeakKeyDictionary()
 
     def decode(original: Any, self: Any, token_ids: Tensor, cache: KVCache) -> Tensor:
@@ -102,8 +99,8 @@ def _one_decode_token_late() -> AbstractContextManager[None]:
     return around(Qwen3VL, "decode", decode)
 
 
-def _second_picture_missing(mask: Tensor) -> Tensor:
-    """The placeholder run of a row's last picture is taken for text."""
+def _last_picture_token_lost(mask: Tensor) -> Tensor:
+    """The last picture token of the last row with pictures is treated as text."""
     mask = mask.clone()
     row = int(mask.any(dim=1).nonzero().max())
     last = int(mask[row].nonzero().max())
@@ -125,150 +122,102 @@ def _swapped_hw(grids: Tensor) -> Tensor:
     return grids[:, [0, 2, 1]]
 
 
-IMAGE, VIDEO = frozenset({"image"}), frozenset({"video"})
+tokens = family(component="inputs", seam="input_ids", step="prefill", needs=FORWARD)
+padding = family(component="batch", seam="attention_mask", step="prefill", needs=BATCH)
+pixels = family(component="preprocess", seam="image_pixels", step="prefill", needs=IMAGE)
+video_pixels = family(component="video", seam="video_pixels", step="prefill", needs=VIDEO)
+pictures = family(component="inputs", step="prefill", needs=IMAGE)
+videos = family(component="inputs", step="prefill", needs=VIDEO)
 
 MUTANTS = [
-    Mutant(
-        id="batch-size-one-only",
-        title="refuses a batch of more than one row",
-        component="batch",
+    padding(
+        "batch-size-one-only",
+        "a batch of more than one row is refused",
+        lambda: around(Qwen3VL, "prefill", _one_row_only),
         seam="input_ids",
-        step="prefill",
-        plant=lambda: around(Qwen3VL, "prefill", _one_row_only),
-        needs=frozenset({"batch"}),
         real=True,
         source="mistral.rs, bde5f3e67 (#1673)",
     ),
-    Mutant(
-        id="last-prompt-token-changed",
-        title="the last prompt token is its neighbour in the vocabulary",
-        component="inputs",
-        seam="input_ids",
-        step="prefill",
-        plant=lambda: altered("input_ids", lambda ids: _last_token_changed(ids) if ids.shape[1] > 1 else ids),
-        needs=frozenset({"forward"}),
+    tokens(
+        "last-prompt-token-changed",
+        "the last prompt token is replaced by its neighbour in the vocabulary",
+        lambda: altered("input_ids", lambda ids: _last_token_changed(ids) if ids.shape[1] > 1 else ids),
     ),
-    Mutant(
-        id="decode-fed-one-token-late",
-        title="each decode step is fed the token of the step before",
-        component="inputs",
-        seam="input_ids",
+    tokens(
+        "decode-fed-one-token-late",
+        "each decode step gets the token of the step before",
+        _one_decode_token_late,
         step="decode *",
-        plant=_one_decode_token_late,
-        needs=frozenset({"forward"}),
     ),
-    Mutant(
-        id="attention-mask-all-ones",
-        title="padding is taken for tokens",
-        component="batch",
-        seam="attention_mask",
-        step="prefill",
-        plant=lambda: altered("attention_mask", torch.ones_like),
-        needs=frozenset({"batch"}),
+    padding(
+        "attention-mask-all-ones",
+        "padding is treated as tokens",
+        lambda: altered("attention_mask", torch.ones_like),
     ),
-    Mutant(
-        id="attention-mask-on-the-other-side",
-        title="a mask for padding on the other side",
-        component="batch",
-        seam="attention_mask",
-        step="prefill",
-        plant=lambda: altered("attention_mask", lambda mask: mask.flip(1)),
-        needs=frozenset({"batch"}),
+    padding(
+        "attention-mask-on-the-other-side",
+        "the attention mask is for padding on the other side",
+        lambda: altered("attention_mask", lambda mask: mask.flip(1)),
     ),
-    Mutant(
-        id="patch-order-raster-not-merge-block",
-        title="patches in raster order, not in merge blocks",
-        component="preprocess",
-        seam="image_pixels",
-        step="prefill",
-        plant=lambda: pixels_changed("image", reordered(_place)),
-        needs=IMAGE,
+    pixels(
+        "patch-order-raster-not-merge-block",
+        "patches are in raster order instead of merge order",
+        lambda: pixels_changed("image", reordered(_place)),
         real=True,
         source="hipfire, warpfront/hipfire #324/#325 (b47ba99a)",
     ),
-    Mutant(
-        id="clip-mean-std",
-        title="pixels normalised with CLIP's mean and deviation",
-        component="preprocess",
-        seam="image_pixels",
-        step="prefill",
-        plant=lambda: pixels_changed("image", _clip_mean_std),
-        needs=IMAGE,
+    pixels(
+        "clip-mean-std",
+        "pixels are normalised with the mean and std of CLIP",
+        lambda: pixels_changed("image", _clip_mean_std),
         real=True,
         source="apple/coreai-models #82/#105; mistral.rs HEAD DEFAULT_MEAN/STD",
     ),
-    Mutant(
-        id="channels-bgr",
-        title="colour channels in the order blue, green, red",
-        component="preprocess",
-        seam="image_pixels",
-        step="prefill",
-        plant=lambda: pixels_changed("image", _bgr),
-        needs=IMAGE,
+    pixels(
+        "channels-bgr",
+        "colour channels are in the order blue, green, red",
+        lambda: pixels_changed("image", _flipped(1)),
     ),
-    Mutant(
-        id="video-patch-double-merge-stride",
-        title="the row index of video patches steps by the merge size twice",
-        component="video",
-        seam="video_pixels",
-        step="prefill",
-        plant=lambda: pixels_changed("video", reordered(_double_stride)),
-        needs=VIDEO,
+    video_pixels(
+        "video-patch-double-merge-stride",
+        "the row index of video patches is multiplied by the merge size twice",
+        lambda: pixels_changed("video", reordered(_double_stride)),
         real=True,
         source="ollama, imageprocessor.go 043e9900",
     ),
-    Mutant(
-        id="video-frames-reversed",
-        title="the frames inside each temporal patch are reversed",
-        component="video",
-        seam="video_pixels",
-        step="prefill",
-        plant=lambda: pixels_changed("video", _frames_reversed),
-        needs=VIDEO,
+    video_pixels(
+        "video-frames-reversed",
+        "the frames within each temporal patch are reversed",
+        lambda: pixels_changed("video", _flipped(2)),
     ),
-    Mutant(
-        id="image-grid-hw-swapped",
-        title="height and width of picture grids swapped",
-        component="inputs",
+    pictures(
+        "image-grid-hw-swapped",
+        "height and width are swapped in the model's picture grids",
+        lambda: altered("image_grid_thw", _swapped_hw),
         seam="image_grid_thw",
-        step="prefill",
-        plant=lambda: altered("image_grid_thw", _swapped_hw),
-        needs=IMAGE,
     ),
-    Mutant(
-        id="video-grid-hw-swapped",
-        title="height and width of video grids swapped",
-        component="inputs",
+    videos(
+        "video-grid-hw-swapped",
+        "height and width are swapped in the model's video grids",
+        lambda: altered("video_grid_thw", _swapped_hw),
         seam="video_grid_thw",
-        step="prefill",
-        plant=lambda: altered("video_grid_thw", _swapped_hw),
-        needs=VIDEO,
     ),
-    Mutant(
-        id="image-mask-last-token-lost",
-        title="the last picture token is taken for text",
-        component="inputs",
+    pictures(
+        "image-mask-last-token-lost",
+        "the last picture token is treated as text",
+        lambda: altered("image_mask", _last_picture_token_lost),
         seam="image_mask",
-        step="prefill",
-        plant=lambda: altered("image_mask", _second_picture_missing),
-        needs=IMAGE,
     ),
-    Mutant(
-        id="image-mask-one-late",
-        title="picture features begin one token late",
-        component="inputs",
+    pictures(
+        "image-mask-one-late",
+        "picture features start one token late",
+        lambda: altered("image_mask", _mask_one_late),
         seam="image_mask",
-        step="prefill",
-        plant=lambda: altered("image_mask", _mask_one_late),
-        needs=IMAGE,
     ),
-    Mutant(
-        id="video-mask-one-late",
-        title="video features begin one token late",
-        component="inputs",
+    videos(
+        "video-mask-one-late",
+        "video features start one token late",
+        lambda: altered("video_mask", _mask_one_late),
         seam="video_mask",
-        step="prefill",
-        plant=lambda: altered("video_mask", _mask_one_late),
-        needs=VIDEO,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Mistakes while a checkpoint is loaded: the config, and what its tensors become."""
+"""Mistakes in loading a checkpoint: in reading the config and the tensors."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 import port.weights
-from parity.mutants.base import FLOAT32, LOADING, Mutant, around, rounded
+from parity.mutants.arithmetic import rounded
+from parity.mutants.base import FLOAT32, FORWARD, LOADING, PICTURE, around, family
 from port.config import Qwen3VLConfig
 from port.model import Qwen3VL
 from port.weights import Checkpoint
 
-FORWARD, PICTURE = frozenset({"forward"}), frozenset({"picture"})
 TEXT = "model.language_model."
 
 
 def _config_changed(change: Callable[[dict[str, Any]], dict[str, Any]]) -> AbstractContextManager[None]:
-    """``change`` makes the parsed config.json that the loader sees."""
+    """The loader gets ``change(parsed config.json)``."""
 
     def wrapper(original: Any, cls: Any, raw: Mapping[str, Any], **options: Any) -> Qwen3VLConfig:
         return original(cls, change(dict(raw)), **options)
@@ -28,26 +28,35 @@ def _config_changed(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Abstr
     return around(Qwen3VLConfig, "from_dict", wrapper)
 
 
-def _read_changed(change: Callable[[Checkpoint, str, Tensor], Tensor]) -> AbstractContextManager[None]:
-    """``change(checkpoint, name, tensor)`` makes each tensor that is read."""
-    return around(Checkpoint, "read", lambda original, self, name: change(self, name, original(self, name)))
+def _read_changed(change: Callable[[Tensor], Tensor], *parts: str) -> AbstractContextManager[None]:
+    """Each tensor whose name contains all of ``parts`` is read as ``change(tensor)``."""
+
+    def read(original: Any, self: Checkpoint, name: str) -> Tensor:
+        tensor = original(self, name)
+        return change(tensor) if all(part in name for part in parts) else tensor
+
+    return around(Checkpoint, "read", read)
 
 
-def _read_as(rename: Callable[[str], str]) -> AbstractContextManager[None]:
-    """Each tensor is read under another name."""
-    return around(Checkpoint, "read", lambda original, self, name: original(self, rename(name)))
+def _swapped(left: str, right: str) -> AbstractContextManager[None]:
+    """Tensors with ``left`` in their name are read for those with ``right`` there, and the other way round."""
+
+    def read(original: Any, self: Checkpoint, name: str) -> Tensor:
+        return original(self, name.replace(left, right) if left in name else name.replace(right, left))
+
+    return around(Checkpoint, "read", read)
 
 
 def _flag_of_text_config(raw: dict[str, Any]) -> dict[str, Any]:
     return {**raw, "tie_word_embeddings": raw["text_config"].get("tie_word_embeddings", False)}
 
 
-def _no_taps(raw: dict[str, Any]) -> dict[str, Any]:
+def _no_deepstack(raw: dict[str, Any]) -> dict[str, Any]:
     return {**raw, "vision_config": {**raw["vision_config"], "deepstack_visual_indexes": []}}
 
 
-def _text_default(name: str, value: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    return lambda raw: {**raw, "text_config": {**raw["text_config"], name: value}}
+def _default_eps(raw: dict[str, Any]) -> dict[str, Any]:
+    return {**raw, "text_config": {**raw["text_config"], "rms_norm_eps": 1e-5}}
 
 
 def _head_with_bias(original: Any, self: Qwen3VL, config: Qwen3VLConfig) -> None:
@@ -56,173 +65,128 @@ def _head_with_bias(original: Any, self: Qwen3VL, config: Qwen3VLConfig) -> None
         self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=True)
 
 
-def _swapped(name: str, left: str, right: str) -> str:
-    if left in name:
-        return name.replace(left, right)
-    return name.replace(right, left)
+def _transposed(tensor: Tensor) -> Tensor:
+    """The transposed matrix; the loader gives its numbers the right shape again."""
+    return tensor.T.contiguous()
 
 
-def _transposed(part: str) -> Callable[[Checkpoint, str, Tensor], Tensor]:
-    """The numbers of the transposed matrix, read as a matrix of the right shape."""
-    return lambda _checkpoint, name, tensor: tensor.T.contiguous() if part in name else tensor
-
-
-def _ones(part: str) -> Callable[[Checkpoint, str, Tensor], Tensor]:
-    return lambda _checkpoint, name, tensor: torch.ones_like(tensor) if part in name else tensor
-
-
-def _zeros(part: str) -> Callable[[Checkpoint, str, Tensor], Tensor]:
-    return lambda _checkpoint, name, tensor: torch.zeros_like(tensor) if part in name else tensor
-
-
-def _in_bfloat16(_checkpoint: Checkpoint, _name: str, tensor: Tensor) -> Tensor:
-    return rounded(tensor, torch.bfloat16)
-
-
-def _kernel_channels_last(_checkpoint: Checkpoint, name: str, tensor: Tensor) -> Tensor:
-    """The kernel's channels put last, as other frameworks keep them, and not put back."""
-    return tensor.movedim(1, -1).contiguous() if name.endswith("patch_embed.proj.weight") else tensor
-
-
-def _load(id: str, title: str, seam: str, plant: Any, needs: frozenset[str] = FORWARD, **more: Any) -> Mutant:
-    component, step = more.pop("component", "weights"), more.pop("step", "prefill")
-    return Mutant(
-        id=id, title=title, component=component, seam=seam, step=step, plant=plant, needs=needs, loads=True, **more
-    )
-
+refusal = family(component="lm-head", seam=LOADING, step=LOADING, loads=True)
+weights = family(component="weights", step="prefill", needs=FORWARD, loads=True)
+vision_weights = family(component="weights", step="prefill, *", needs=PICTURE, loads=True)
 
 MUTANTS = [
-    _load(
+    refusal(
         "vision-config-defaults-wrong",
-        "a placeholder's default (no DeepStack) in place of a config field",
-        LOADING,
-        lambda: _config_changed(_no_taps),
+        "the list of DeepStack layers is empty, as by default, whatever the config says",
+        lambda: _config_changed(_no_deepstack),
         component="config",
-        step=LOADING,
+        needs=FORWARD,
         real=True,
         source="mistral.rs 530463af1 -> dd8d0c6f9 (#1878); candle HEAD 2a13b0f3f config.rs",
     ),
-    _load(
+    refusal(
         "tie-embeddings-read-from-text-config",
-        "the tie flag is read from text_config",
-        LOADING,
+        "tie_word_embeddings is read from text_config",
         lambda: _config_changed(_flag_of_text_config),
-        frozenset({"text flag"}),
-        component="lm-head",
-        step=LOADING,
+        needs=frozenset({"text flag"}),
         real=True,
         source="mistral.rs c3d69e0e4 (#1682); candle HEAD; vLLM-Kunlun #330; transformers #45857, #44976",
     ),
-    _load(
+    refusal(
         "untied-lm-head-expects-bias",
-        "an untied head wants a bias",
-        LOADING,
+        "an untied head expects a bias",
         lambda: around(Qwen3VL, "__init__", _head_with_bias),
-        frozenset({"untied"}),
-        component="lm-head",
-        step=LOADING,
+        needs=frozenset({"untied"}),
         real=True,
         source="candle HEAD 2a13b0f3f text.rs",
     ),
-    _load(
+    weights(
         "dense-down-proj-transposed",
-        "down_proj is transposed as in mixture-of-experts checkpoints",
-        "text.layers.{}.mlp.out",
-        lambda: _read_changed(_transposed(".down_proj.")),
+        "down_proj is transposed, as in mixture-of-experts checkpoints",
+        lambda: _read_changed(_transposed, ".down_proj."),
+        seam="text.layers.{}.mlp.out",
         real=True,
         source="mlx-vlm, 2c020328 (#531)",
     ),
-    _load(
+    weights(
         "o-proj-transposed",
         "o_proj is transposed",
-        "text.layers.{}.attn.out",
-        lambda: _read_changed(_transposed(".o_proj.")),
+        lambda: _read_changed(_transposed, ".o_proj."),
+        seam="text.layers.{}.attn.out",
     ),
-    _load(
+    weights(
         "rms-eps-default",
-        "rms_norm_eps is 1e-5, whatever the config says",
-        "text.layers.{}.input_norm",
-        lambda: _config_changed(_text_default("rms_norm_eps", 1e-5)),
+        "rms_norm_eps is always 1e-5, whatever the config says",
+        lambda: _config_changed(_default_eps),
         component="config",
+        seam="text.layers.{}.input_norm",
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the norm itself",
     ),
-    _load(
+    weights(
         "k-and-v-swapped",
         "k_proj and v_proj are swapped",
-        "text.layers.{}.attn.k_norm",
-        lambda: _read_as(lambda name: _swapped(name, ".k_proj.", ".v_proj.")),
+        lambda: _swapped(".k_proj.", ".v_proj."),
+        seam="text.layers.{}.attn.k_norm",
     ),
-    _load(
+    weights(
         "q-norm-and-k-norm-swapped",
         "q_norm and k_norm are swapped",
-        "text.layers.{}.attn.q_norm",
-        lambda: _read_as(lambda name: _swapped(name, ".q_norm.", ".k_norm.")),
+        lambda: _swapped(".q_norm.", ".k_norm."),
+        seam="text.layers.{}.attn.q_norm",
     ),
-    _load(
+    weights(
         "k-norm-not-loaded",
-        "the weights of k_norm stay at 1",
-        "text.layers.{}.attn.k_norm",
-        lambda: _read_changed(_ones(".k_norm.")),
+        "the weights of k_norm are not loaded and stay 1",
+        lambda: _read_changed(torch.ones_like, ".k_norm."),
+        seam="text.layers.{}.attn.k_norm",
     ),
-    _load(
+    weights(
         "gate-and-up-swapped",
         "gate_proj and up_proj are swapped",
-        "text.layers.{}.mlp.out",
-        lambda: _read_as(lambda name: _swapped(name, ".gate_proj.", ".up_proj.")),
+        lambda: _swapped(".gate_proj.", ".up_proj."),
+        seam="text.layers.{}.mlp.out",
     ),
-    _load(
+    weights(
         "layers-0-and-1-swapped",
-        "decoder layers 0 and 1 have each other's weights",
-        "text.layers.0.input_norm",
-        lambda: _read_as(lambda name: _swapped(name, TEXT + "layers.0.", TEXT + "layers.1.")),
+        "the weights of decoder layers 0 and 1 are swapped",
+        lambda: _swapped(TEXT + "layers.0.", TEXT + "layers.1."),
+        seam="text.layers.0.input_norm",
     ),
-    _load(
+    vision_weights(
         "vision-norms-swapped",
         "norm1 and norm2 of every vision block are swapped",
-        "vision.blocks.{}.norm1",
-        lambda: _read_as(lambda name: _swapped(name, ".norm1.", ".norm2.") if ".visual." in name else name),
-        PICTURE,
-        step="prefill, *",
+        lambda: _swapped(".norm1.", ".norm2."),
+        seam="vision.blocks.{}.norm1",
     ),
-    _load(
+    vision_weights(
         "deepstack-merger-bias-not-loaded",
-        "the output bias of the DeepStack mergers stays at 0",
-        "vision.deepstack.{}",
-        lambda: _read_changed(
-            lambda checkpoint, name, tensor: (
-                _zeros("linear_fc2.bias")(checkpoint, name, tensor) if "deepstack_merger_list" in name else tensor
-            )
-        ),
-        PICTURE,
-        step="prefill, *",
+        "the output bias of the DeepStack mergers is not loaded and stays 0",
+        lambda: _read_changed(torch.zeros_like, "deepstack_merger_list", "linear_fc2.bias"),
+        seam="vision.deepstack.{}",
     ),
-    _load(
+    vision_weights(
         "patch-kernel-channels-last",
-        "the patch embedding's kernel has its channels last",
-        "vision.patch_embed",
-        lambda: _read_changed(_kernel_channels_last),
-        PICTURE,
+        "the kernel of the patch embedding is loaded with channels last",
+        lambda: _read_changed(lambda x: x.movedim(1, -1).contiguous(), "patch_embed.proj.weight"),
         component="patch-embed",
-        step="prefill, *",
+        seam="vision.patch_embed",
     ),
-    _load(
+    weights(
         "weights-in-bf16",
-        "weights make a detour through bfloat16",
-        "text.embed_tokens",
-        lambda: _read_changed(_in_bfloat16),
-        frozenset({"forward", "weights finer than bfloat16"}),
+        "weights are rounded to bfloat16 when they are loaded",
+        lambda: _read_changed(lambda x: rounded(x, torch.bfloat16)),
+        seam="text.embed_tokens",
+        needs=frozenset({"forward", "weights finer than bfloat16"}),
         dtypes=(FLOAT32,),
-        invisible="bfloat16: they are bfloat16 there",
+        invisible="bfloat16: they are bfloat16 anyway",
     ),
-    _load(
+    refusal(
         "head-rows-off-by-one",
-        "lm_head begins one row late",
-        "logits",
-        lambda: _read_changed(
-            lambda _checkpoint, name, tensor: tensor.roll(-1, dims=0) if name == port.weights.LM_HEAD else tensor
-        ),
-        frozenset({"untied"}),
-        component="lm-head",
+        "lm_head starts one row late",
+        lambda: _read_changed(lambda x: x.roll(-1, dims=0), port.weights.LM_HEAD),
+        seam="logits",
+        step="prefill",
+        needs=frozenset({"untied"}),
     ),
 ]

@@ -14,16 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parity.mutants.base import FLOAT32, Mutant, around, replaced
+from parity.mutants.base import FLOAT32, PICTURE, around, family, replaced
 from port.vision import PatchMerger, VisionModel
-
-PICTURE = frozenset({"picture"})
 
 
 def _merged(
     norm: Callable[[PatchMerger, Tensor], Tensor] | None = None, activation: Callable[[Tensor], Tensor] = F.gelu
 ) -> Callable[[PatchMerger, Tensor], Tensor]:
-    """A merger written again; ``norm`` gives the normed and merged patches (N/m^2, C*m^2)."""
+    """The forward of a merger with another norm or activation; ``norm`` gives merged patches (N/m^2, C*m^2)."""
 
     def forward(self: PatchMerger, x: Tensor) -> Tensor:
         return self.linear_fc2(activation(self.linear_fc1((norm or _normed)(self, x))))
@@ -37,7 +35,7 @@ def _normed(self: PatchMerger, x: Tensor) -> Tensor:
 
 
 def _only(*, deepstack: bool, forward: Callable[[PatchMerger, Tensor], Tensor]) -> AbstractContextManager[None]:
-    """The mistake in the DeepStack mergers alone, or in the last merger alone."""
+    """The mistake in the DeepStack mergers only, or in the last merger only."""
 
     def wrapper(original: Any, self: PatchMerger, x: Tensor) -> Tensor:
         return forward(self, x) if self.norm_after_merge is deepstack else original(self, x)
@@ -50,12 +48,12 @@ def _tanh(x: Tensor) -> Tensor:
 
 
 def _norm_before_merge(self: PatchMerger, x: Tensor) -> Tensor:
-    """Patches are normed one by one, then scaled as merged ones."""
+    """Patches are normalised before they are merged, and scaled after."""
     return F.layer_norm(x, x.shape[-1:]).view(-1, self.merged_size) * self.norm.weight + self.norm.bias
 
 
 def _norm_after_merge(self: PatchMerger, x: Tensor) -> Tensor:
-    """Merged patches are normed, then scaled as single ones."""
+    """Patches are normalised after they are merged, and scaled one by one."""
     merged = F.layer_norm(x.view(-1, self.merged_size), (self.merged_size,))
     return (merged.view(-1, x.shape[-1]) * self.norm.weight + self.norm.bias).view(-1, self.merged_size)
 
@@ -67,13 +65,13 @@ def _without_norm_bias(self: PatchMerger, x: Tensor) -> Tensor:
 
 
 def _channel_major(self: PatchMerger, x: Tensor) -> Tensor:
-    """The m x m patches of a block interleaved channel by channel."""
+    """The m x m patches of a block are interleaved channel by channel."""
     patches = self.merged_size // x.shape[-1]
     return _normed(self, x).view(-1, patches, x.shape[-1]).transpose(1, 2).reshape(-1, self.merged_size)
 
 
 def _taps_one_early(original: Any, self: VisionModel, *args: Any) -> Any:
-    """Each DeepStack merger reads the input of the block that it should read the output of, one block early."""
+    """Each DeepStack merger reads the input of its vision block instead of the output."""
     held: list[Tensor] = []
 
     def block(forward: Any, module: Any, x: Tensor, *rest: Any) -> Tensor:
@@ -94,70 +92,55 @@ def _mergers_reversed(original: Any, self: VisionModel, *args: Any) -> Any:
         return original(self, *args)
 
 
-def _merger(id: str, title: str, seam: str, plant: Any, **more: Any) -> Mutant:
-    component = more.pop("component", "merger")
-    needs = more.pop("needs", PICTURE)
-    return Mutant(
-        id=id, title=title, component=component, seam=seam, step="prefill, *", plant=plant, needs=needs, **more
-    )
-
-
-DEEPSTACK, LAST = "vision.deepstack.{}", "vision.merger"
+deepstack = family(component="merger", seam="vision.deepstack.{}", step="prefill, *", needs=PICTURE)
+last = family(component="merger", seam="vision.merger", step="prefill, *", needs=PICTURE)
 
 MUTANTS = [
-    _merger(
+    deepstack(
         "merger-gelu-tanh",
         "the mergers use the tanh approximation of GELU",
-        DEEPSTACK,
         lambda: replaced(PatchMerger, "forward", _merged(activation=_tanh)),
         real=True,
         source="mistral.rs HEAD 9e922623f vision.rs:325; candle HEAD vision.rs:276; llama.cpp qwen3vl.cpp; ollama",
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the merger itself",
     ),
-    _merger(
+    last(
         "last-merger-gelu-tanh",
-        "the last merger alone uses the tanh approximation of GELU",
-        LAST,
+        "only the last merger uses the tanh approximation of GELU",
         lambda: _only(deepstack=False, forward=_merged(activation=_tanh)),
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the merger itself",
     ),
-    _merger(
+    deepstack(
         "deepstack-norm-before-merge",
-        "the DeepStack mergers norm patches before they merge them",
-        DEEPSTACK,
+        "the DeepStack mergers normalise patches before merging them",
         lambda: _only(deepstack=True, forward=_merged(_norm_before_merge)),
     ),
-    _merger(
+    last(
         "merger-norm-after-merge",
-        "the last merger norms patches after it has merged them",
-        LAST,
+        "the last merger normalises patches after merging them",
         lambda: _only(deepstack=False, forward=_merged(_norm_after_merge)),
     ),
-    _merger(
+    last(
         "merger-norm-without-bias",
         "the norm of the last merger has no bias",
-        LAST,
         lambda: _only(deepstack=False, forward=_merged(_without_norm_bias)),
     ),
-    _merger(
+    last(
         "merger-channel-major",
         "the last merger interleaves the channels of its patches",
-        LAST,
         lambda: _only(deepstack=False, forward=_merged(_channel_major)),
     ),
-    _merger(
+    deepstack(
         "deepstack-taps-one-block-early",
-        "DeepStack features are read before their block, not after it",
-        DEEPSTACK,
+        "DeepStack features are read before their block instead of after it",
         lambda: around(VisionModel, "forward", _taps_one_early),
         component="deepstack",
     ),
-    _merger(
+    deepstack(
         "deepstack-mergers-reversed",
-        "the DeepStack mergers are used in reverse",
-        DEEPSTACK,
+        "the DeepStack mergers are used in reverse order",
         lambda: around(VisionModel, "forward", _mergers_reversed),
         component="deepstack",
         needs=frozenset({"picture", "several taps"}),

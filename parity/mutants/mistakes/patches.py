@@ -7,7 +7,7 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -17,12 +17,12 @@ from torch import Tensor
 
 import port.grid
 import port.vision
-from parity.mutants.base import BFLOAT16, FLOAT32, Mutant, altered, around, replaced, rounded
+from parity.mutants.arithmetic import copied, rounded
+from parity.mutants.base import BFLOAT16, FLOAT32, PICTURE, altered, around, family, replaced, result_changed
 from port.layers import Conv3dNoBias
 from port.vision import PatchEmbed, VisionModel
 
-PICTURE, FRAMES = frozenset({"picture"}), frozenset({"frames"})
-SEGMENTS = frozenset({"segments"})
+Change = Callable[[Tensor], Tensor]
 
 
 def _first_frame_only(_original: Any, self: PatchEmbed, pixel_values: Tensor) -> Tensor:
@@ -35,33 +35,39 @@ def _without_bias(original: Any, self: PatchEmbed, pixel_values: Tensor) -> Tens
 
 
 def _bias_per_frame(original: Any, self: PatchEmbed, pixel_values: Tensor) -> Tensor:
-    """A convolution with a bias for each frame of the temporal patch, their outputs added."""
+    """As if each frame had a convolution with a bias of its own and their outputs were added."""
     return original(self, pixel_values) + (self.kernel[0] - 1) * self.bias
 
 
 def _half_pixel_axis(index: Tensor, size: int, side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    source = ((index.to(dtype) + 0.5) * side / size - 0.5).clamp(0, side - 1)
+    return _neighbours(((index.to(dtype) + 0.5) * side / size - 0.5).clamp(0, side - 1), side)
+
+
+def _last_line_lost(index: Tensor, size: int, side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return _neighbours(index.to(dtype) * (side - 1) / max(size, 1), side)
+
+
+def _neighbours(source: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The table lines before and after each source position, and the weight of the one after."""
     low = source.floor()
     return low.long(), (low.long() + 1).clamp(max=side - 1), source - low
 
 
-def _weights_changed(change: Any) -> AbstractContextManager[None]:
-    """``change(weights)`` makes the weights (N, 4) of the bilinear interpolation."""
-
-    def wrapper(original: Any, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        indices, weights = original(*args, **options)
-        return indices, change(weights)
-
-    return around(port.grid, "interpolation", wrapper)
+def _weights_changed(change: Change) -> AbstractContextManager[None]:
+    """``change(weights)`` are the weights (N, 4) of the bilinear interpolation."""
+    return result_changed(port.grid, "interpolation", lambda result: (result[0], change(result[1])))
 
 
-def _weights_in_table_dtype() -> AbstractContextManager[None]:
-    def wrapper(original: Any, self: VisionModel, grid_thw: Tensor) -> Tensor:
-        table = self.pos_embed.weight.dtype
-        with _weights_changed(lambda weights: rounded(weights, table)):
+def _rounded_like_model(
+    method: str, changed: Callable[[Change], AbstractContextManager[None]]
+) -> AbstractContextManager[None]:
+    """Within a method of the tower, the values that ``changed`` plants on are rounded to the model's dtype."""
+
+    def wrapper(original: Any, self: VisionModel, grid_thw: Tensor) -> Any:
+        with changed(lambda value: rounded(value, self.pos_embed.weight.dtype)):
             return original(self, grid_thw)
 
-    return around(VisionModel, "interpolated_positions", wrapper)
+    return around(VisionModel, method, wrapper)
 
 
 def _table_transposed(original: Any, grids: Tensor, side: int, merge: int, **options: Any) -> tuple[Tensor, Tensor]:
@@ -75,39 +81,28 @@ def _raster_order(original: Any, self: VisionModel, grid_thw: Tensor) -> Tensor:
 
 
 def _wraps_when_larger(original: Any, index: Tensor, size: int, side: int, dtype: torch.dtype) -> Any:
-    """A grid that is larger than the table starts again at its other end."""
+    """A grid that is larger than the table continues at the start of the table."""
     return original(index % side, min(size, side), side, dtype)
 
 
-def _last_line_lost(index: Tensor, size: int, side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    source = index.to(dtype) * (side - 1) / max(size, 1)
-    low = source.floor()
-    return low.long(), (low.long() + 1).clamp(max=side - 1), source - low
-
-
-def _positions_added_twice() -> AbstractContextManager[None]:
+@contextmanager
+def _positions_added_twice() -> Iterator[None]:
     latest: list[Tensor] = []
 
-    @contextmanager
-    def planted() -> Iterator[None]:
-        def keep(x: Tensor) -> Tensor:
-            latest[:] = [x]
-            return x
+    def keep(x: Tensor) -> Tensor:
+        latest[:] = [x]
+        return x
 
-        with altered("vision.pos_embed", keep), altered("vision.embed", lambda x: x + latest[0]):
-            yield
-
-    return planted()
+    with altered("vision.pos_embed", keep), altered("vision.embed", lambda x: x + latest[0]):
+        yield
 
 
 def _one_patch(x: Tensor) -> Tensor:
-    x = x.clone()
-    x[len(x) // 2] = x[len(x) // 2 - 1]
-    return x
+    return copied(x, to=len(x) // 2, of=len(x) // 2 - 1)
 
 
-def _no_rotation(original: Any, self: VisionModel, grid_thw: Tensor) -> tuple[Tensor, Tensor]:
-    cos, sin = original(self, grid_thw)
+def _no_rotation(cos_sin: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    cos, sin = cos_sin
     return torch.ones_like(cos), torch.zeros_like(sin)
 
 
@@ -123,16 +118,8 @@ def _raster_coordinates(original: Any, grid_thw: Tensor, merge: int) -> Tensor:
     return original(grid_thw, 1)
 
 
-def _inv_freq_changed(change: Any) -> AbstractContextManager[None]:
-    return around(port.vision, "inverse_frequencies", lambda original, *args: change(original(*args)))
-
-
-def _inv_freq_in_model_dtype() -> AbstractContextManager[None]:
-    def wrapper(original: Any, self: VisionModel, grid_thw: Tensor) -> Any:
-        with _inv_freq_changed(lambda freq: rounded(freq, self.pos_embed.weight.dtype)):
-            return original(self, grid_thw)
-
-    return around(VisionModel, "rotary", wrapper)
+def _inv_freq_changed(change: Change) -> AbstractContextManager[None]:
+    return result_changed(port.vision, "inverse_frequencies", change)
 
 
 def _text_theta(original: Any, dim: int, _theta: float, dtype: torch.dtype) -> Tensor:
@@ -140,7 +127,7 @@ def _text_theta(original: Any, dim: int, _theta: float, dtype: torch.dtype) -> T
 
 
 def _whole_head(original: Any, dim: int, theta: float, dtype: torch.dtype) -> Tensor:
-    """Frequencies for the whole head, of which the first half are used."""
+    """The first half of the frequencies for the whole head."""
     return original(2 * dim, theta, dtype)[: dim // 2]
 
 
@@ -153,252 +140,191 @@ def _across_frames(original: Any, grid_thw: Tensor) -> Tensor:
         return original(grid_thw)
 
 
-def _last_boundary_lost(original: Any, grid_thw: Tensor) -> Tensor:
-    """The last two segments are one."""
-    boundaries = original(grid_thw)
+def _last_boundary_lost(boundaries: Tensor) -> Tensor:
+    """The last two segments are merged into one."""
     return boundaries if len(boundaries) < 3 else torch.cat([boundaries[:-2], boundaries[-1:]])
 
 
-def _patches(id: str, title: str, seam: str, plant: Any, *, component: str, **more: Any) -> Mutant:
-    step, needs = more.pop("step", "prefill, *"), more.pop("needs", PICTURE)
-    return Mutant(
-        id=id, title=title, component=component, seam="vision." + seam, step=step, plant=plant, needs=needs, **more
-    )
-
+embedding = family(component="patch-embed", seam="vision.patch_embed", step="prefill, *", needs=PICTURE)
+table = family(component="pos-embed", seam="vision.pos_embed", step="prefill, *", needs=PICTURE)
+rope = family(component="vision-rope", seam="vision.rope_cos", step="prefill, *", needs=PICTURE)
+segments = family(component="vision-attn", seam="vision.cu_seqlens", step="prefill, *", needs=PICTURE)
+kernel = family(
+    component="patch-embed",
+    seam="model.visual.patch_embed.proj.weight",
+    step="*",
+    needs=frozenset({"weights"}),
+    stage="weights",
+)
 
 MUTANTS = [
-    _patches(
+    embedding(
         "patch-embed-first-temporal-slice-only",
         "only the first frame of each temporal patch is convolved",
-        "patch_embed",
         lambda: around(PatchEmbed, "forward", _first_frame_only),
-        component="patch-embed",
         real=True,
         source="mlx-node, #80 (6a889bdb)",
     ),
-    _patches(
+    embedding(
         "patch-embed-without-bias",
-        "the bias of the patch embedding is dropped",
-        "patch_embed",
+        "the patch embedding has no bias",
         lambda: around(PatchEmbed, "forward", _without_bias),
-        component="patch-embed",
     ),
-    _patches(
+    embedding(
         "patch-embed-bias-per-frame",
-        "each frame of the temporal patch adds the bias",
-        "patch_embed",
+        "the bias of the patch embedding is added once per frame",
         lambda: around(PatchEmbed, "forward", _bias_per_frame),
-        component="patch-embed",
     ),
-    _patches(
+    embedding(
         "one-patch-wrong",
-        "one patch among all has the embedding of its neighbour",
-        "patch_embed",
+        "one patch has the embedding of its neighbour",
         lambda: altered("vision.patch_embed", _one_patch),
-        component="patch-embed",
     ),
-    Mutant(
-        id="conv3d-weight-frames-reversed",
-        title="weight() gives the temporal slices in reverse",
-        component="patch-embed",
-        seam="model.visual.patch_embed.proj.weight",
-        step="*",
-        plant=lambda: around(Conv3dNoBias, "weight", lambda original, self: original(self).flip(2)),
-        needs=frozenset({"weights"}),
-        stage="weights",
+    kernel(
+        "conv3d-weight-frames-reversed",
+        "weight() returns the temporal slices in reverse order",
+        lambda: result_changed(Conv3dNoBias, "weight", lambda weight: weight.flip(2)),
     ),
-    Mutant(
-        id="conv3d-weight-kernel-transposed",
-        title="weight() gives the kernel's rows and columns swapped",
-        component="patch-embed",
-        seam="model.visual.patch_embed.proj.weight",
-        step="*",
-        plant=lambda: around(Conv3dNoBias, "weight", lambda original, self: original(self).transpose(3, 4)),
-        needs=frozenset({"weights"}),
-        stage="weights",
+    kernel(
+        "conv3d-weight-kernel-transposed",
+        "weight() returns the kernel with rows and columns swapped",
+        lambda: result_changed(Conv3dNoBias, "weight", lambda weight: weight.transpose(3, 4)),
     ),
-    _patches(
+    table(
         "pos-embed-align-corners-false",
-        "the position table is read at half-pixel centres",
-        "pos_embed",
+        "the position table is sampled at half-pixel centres",
         lambda: replaced(port.grid, "_axis", _half_pixel_axis),
-        component="pos-embed",
         real=True,
         source="llama.cpp #25781; SGLang #22052, #34013",
     ),
-    _patches(
+    table(
         "pos-embed-weights-in-bf16",
-        "the weights of the bilinear interpolation are rounded to the table's dtype",
-        "pos_embed",
-        _weights_in_table_dtype,
-        component="pos-embed",
+        "interpolation weights are rounded to the dtype of the position table",
+        lambda: _rounded_like_model("interpolated_positions", _weights_changed),
         real=True,
         source="mlx-vlm HEAD vision.py; lablup/mlxcel #1738/#1854; utensils/mold #964; candle HEAD",
         dtypes=(),
-        invisible="float32: the table's dtype is float32, nothing is rounded; "
+        invisible="float32: the table is float32, so nothing is rounded; "
         "bfloat16: within the floor of the value itself",
     ),
-    _patches(
+    table(
         "pos-embed-weights-always-bf16",
-        "the weights of the bilinear interpolation are rounded to bfloat16 in every model",
-        "pos_embed",
+        "interpolation weights are always rounded to bfloat16",
         lambda: _weights_changed(lambda weights: rounded(weights, torch.bfloat16)),
-        component="pos-embed",
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the value itself",
     ),
-    _patches(
+    table(
         "pos-embed-weights-integer-cast",
-        "the weights of the bilinear interpolation are cut to whole numbers",
-        "pos_embed",
+        "interpolation weights are truncated to integers",
         lambda: _weights_changed(torch.trunc),
-        component="pos-embed",
         real=True,
         source="mlx-vlm, #2304",
     ),
-    _patches(
+    table(
         "pos-embed-weights-transposed",
-        "the weights of the two mixed corners are swapped",
-        "pos_embed",
+        "the interpolation weights of the two mixed corners are swapped",
         lambda: _weights_changed(lambda weights: weights[:, [0, 2, 1, 3]]),
-        component="pos-embed",
     ),
-    _patches(
+    table(
         "pos-embed-table-transposed",
-        "the position table is read with rows and columns swapped",
-        "pos_embed",
+        "rows and columns of the position table are swapped",
         lambda: around(port.grid, "interpolation", _table_transposed),
-        component="pos-embed",
     ),
-    _patches(
+    table(
         "pos-embed-raster-order",
-        "table positions in raster order, patches in merge order",
-        "pos_embed",
+        "table positions are in raster order, patches in merge order",
         lambda: around(VisionModel, "interpolated_positions", _raster_order),
-        component="pos-embed",
     ),
-    _patches(
+    table(
         "pos-embed-wraps-when-larger",
-        "a grid larger than the table starts again at its other end",
-        "pos_embed",
+        "a grid larger than the position table wraps around",
         lambda: around(port.grid, "_axis", _wraps_when_larger),
-        component="pos-embed",
         needs=frozenset({"picture", "larger than the table"}),
     ),
-    _patches(
+    table(
         "pos-embed-last-line-never-reached",
-        "steps of (side - 1) / size, not (side - 1) / (size - 1)",
-        "pos_embed",
+        "the position table is sampled in steps of (side - 1) / size instead of (side - 1) / (size - 1)",
         lambda: replaced(port.grid, "_axis", _last_line_lost),
-        component="pos-embed",
     ),
-    _patches(
-        "pos-embed-added-twice",
-        "positions are added twice",
-        "embed",
-        _positions_added_twice,
-        component="pos-embed",
-    ),
-    _patches(
+    table("pos-embed-added-twice", "position embeddings are added twice", _positions_added_twice, seam="vision.embed"),
+    rope(
         "vision-2d-rope-missing",
-        "patches are not turned at all",
-        "rope_cos",
-        lambda: around(port.vision.VisionModel, "rotary", _no_rotation),
-        component="vision-rope",
+        "rotary is not applied in the vision tower",
+        lambda: result_changed(VisionModel, "rotary", _no_rotation),
         real=True,
         source="hipfire #325; 1bit-MONSTER #1417",
     ),
-    _patches(
+    rope(
         "vision-rope-repeat-instead-of-tile",
-        "coordinates are repeated patch by patch, not frame by frame",
-        "rope_cos",
+        "rotary coordinates are repeated patch by patch instead of frame by frame",
         lambda: replaced(port.grid, "patch_coordinates", _repeated_not_tiled),
-        component="vision-rope",
         step="prefill, videos",
-        needs=FRAMES,
+        needs=frozenset({"frames"}),
         real=True,
         source="mlx-vlm, ab838c57 (#300)",
     ),
-    _patches(
+    rope(
         "vision-inv-freq-bf16",
-        "the frequencies are rounded to the model's dtype",
-        "rope_cos",
-        _inv_freq_in_model_dtype,
-        component="vision-rope",
+        "vision rotary frequencies are rounded to the model's dtype",
+        lambda: _rounded_like_model("rotary", _inv_freq_changed),
         real=True,
         source="NVIDIA-NeMo/Automodel, #3856",
         dtypes=(BFLOAT16,),
-        invisible="float32: the model's dtype is float32, nothing is rounded",
+        invisible="float32: the model is float32, so nothing is rounded",
     ),
-    _patches(
+    rope(
         "vision-inv-freq-always-bf16",
-        "the frequencies are rounded to bfloat16 in every model",
-        "rope_cos",
+        "vision rotary frequencies are always rounded to bfloat16",
         lambda: _inv_freq_changed(lambda freq: rounded(freq, torch.bfloat16)),
-        component="vision-rope",
     ),
-    _patches(
+    rope(
         "vision-rope-hw-swapped",
-        "rows turn with the columns' frequencies and columns with the rows'",
-        "rope_cos",
-        lambda: around(port.grid, "patch_coordinates", lambda original, *args: original(*args).flip(1)),
-        component="vision-rope",
+        "rows use the rotary frequencies of columns, and columns those of rows",
+        lambda: result_changed(port.grid, "patch_coordinates", lambda coordinates: coordinates.flip(1)),
     ),
-    _patches(
+    rope(
         "vision-rope-raster-order",
-        "coordinates in raster order, patches in merge order",
-        "rope_cos",
+        "rotary coordinates are in raster order, patches in merge order",
         lambda: around(port.grid, "patch_coordinates", _raster_coordinates),
-        component="vision-rope",
     ),
-    _patches(
+    rope(
         "vision-rope-theta-of-text",
-        "the vision tower turns with the language model's theta",
-        "rope_cos",
+        "the vision tower uses the rotary theta of the language model",
         lambda: around(port.vision, "inverse_frequencies", _text_theta),
-        component="vision-rope",
     ),
-    _patches(
+    rope(
         "vision-rope-frequencies-of-whole-head",
-        "frequencies are spaced over the whole head, not over half of it",
-        "rope_cos",
+        "vision rotary frequencies are spaced over the whole head instead of half of it",
         lambda: around(port.vision, "inverse_frequencies", _whole_head),
-        component="vision-rope",
     ),
-    _patches(
+    rope(
         "vision-rope-backwards",
-        "angles turn the other way",
-        "rope_sin",
+        "the vision rotary sine has the wrong sign",
         lambda: altered("vision.rope_sin", torch.neg),
-        component="vision-rope",
+        seam="vision.rope_sin",
     ),
-    _patches(
+    segments(
         "vit-cross-frame-attention",
-        "a video is one attention segment",
-        "cu_seqlens",
+        "all frames of a video form one attention segment",
         lambda: around(port.grid, "segment_boundaries", _across_frames),
-        component="vision-attn",
         step="prefill, videos",
-        needs=FRAMES,
+        needs=frozenset({"frames"}),
         real=True,
         source="pytorch/torchtitan #4317; ollama model_vision.go",
     ),
-    _patches(
+    segments(
         "vit-cu-seqlens-not-accumulated",
-        "segment lengths stand where boundaries belong",
-        "cu_seqlens",
+        "cu_seqlens holds segment lengths instead of their running total",
         lambda: replaced(port.grid, "segment_boundaries", _not_accumulated),
-        component="vision-attn",
-        needs=SEGMENTS,
+        needs=frozenset({"segments"}),
         real=True,
         source="ml-explore/mlx-swift-lm #503/#509",
     ),
-    _patches(
+    segments(
         "vit-last-boundary-lost",
-        "the last two segments are one",
-        "cu_seqlens",
-        lambda: around(port.grid, "segment_boundaries", _last_boundary_lost),
-        component="vision-attn",
-        needs=SEGMENTS,
+        "the last two attention segments are merged into one",
+        lambda: result_changed(port.grid, "segment_boundaries", _last_boundary_lost),
+        needs=frozenset({"segments"}),
     ),
 ]

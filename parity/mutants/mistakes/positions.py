@@ -1,4 +1,4 @@
-"""Mistakes in positions: the three axes of a prompt, the rope delta, and the positions of decode steps.
+"""Mistakes in positions: the three axes of a prompt, the rope delta and the positions of decode steps.
 
 Shape legend
     B, S   batch, prompt tokens; position_ids (3, B, S), rope_delta (B, 1)
@@ -17,20 +17,21 @@ from torch import Tensor
 
 import port.model
 import port.mrope
-from parity.mutants.base import Mutant, around, rounded
+from parity.mutants.arithmetic import rounded
+from parity.mutants.base import BATCH, FORWARD, PICTURE, around, family, result_changed
 from port.cache import KVCache
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What positions are made of; ``options`` are the keyword arguments of ``mrope_positions``."""
+    """What positions are computed from. ``options`` are the keyword arguments of ``mrope_positions``."""
 
     ids: Tensor
     mask: Tensor
     options: dict[str, Any]
 
     def runs(self, row: int, *kinds: str) -> Iterator[slice]:
-        """The tokens of each picture or frame of a row, in value order."""
+        """The tokens of each picture or frame of a row, in the order of the prompt."""
         tokens = torch.tensor([self.options[f"{kind}_token_id"] for kind in kinds or ("image", "video")])
         visual = torch.isin(self.ids[row], tokens) & self.mask[row].bool()
         edges = torch.nn.functional.pad(visual.int(), (1, 1)).diff().nonzero().flatten().tolist()
@@ -38,31 +39,30 @@ class Prompt:
             yield slice(start, stop)
 
 
-Change = Callable[[Tensor, Prompt], Tensor]
-
-
-def position_ids_changed(change: Change) -> AbstractContextManager[None]:
-    """``change`` gets a copy of position_ids (3, B, S) to work on."""
+def _prompt_changed(
+    change: Callable[[Tensor, Tensor, Prompt], tuple[Tensor, Tensor]],
+) -> AbstractContextManager[None]:
+    """The model gets ``change(position_ids, rope_delta, prompt)`` as its position ids and rope delta."""
 
     def wrapper(original: Any, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
         positions, delta = original(ids, mask, **options)
-        return change(positions.clone(), Prompt(ids, mask, options)), delta
+        return change(positions, delta, Prompt(ids, mask, options))
 
     return around(port.model, "mrope_positions", wrapper)
+
+
+def position_ids_changed(change: Callable[[Tensor, Prompt], Tensor]) -> AbstractContextManager[None]:
+    """The model gets ``change(position_ids, prompt)``, which may change its copy of position_ids (3, B, S)."""
+    return _prompt_changed(lambda positions, delta, prompt: (change(positions.clone(), prompt), delta))
 
 
 def delta_changed(change: Callable[[Tensor, Tensor, Prompt], Tensor]) -> AbstractContextManager[None]:
-    """``change(rope_delta, position_ids, prompt)`` makes the delta."""
-
-    def wrapper(original: Any, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-        positions, delta = original(ids, mask, **options)
-        return positions, change(delta, positions, Prompt(ids, mask, options))
-
-    return around(port.model, "mrope_positions", wrapper)
+    """The model gets ``change(rope_delta, position_ids, prompt)``."""
+    return _prompt_changed(lambda positions, delta, prompt: (positions, change(delta, positions, prompt)))
 
 
 def next_positions_changed(change: Callable[[Tensor, KVCache, int], Tensor]) -> AbstractContextManager[None]:
-    """``change(positions, cache, tokens)`` makes the positions (3, B, S) of a decode step."""
+    """``change(positions, cache, tokens)`` are the positions (3, B, S) of a decode step."""
 
     def wrapper(original: Any, cache: KVCache, tokens: int) -> Tensor:
         return change(original(cache, tokens), cache, tokens)
@@ -113,8 +113,7 @@ def _padding_counted(positions: Tensor, prompt: Prompt) -> Tensor:
     return positions + before.view(1, -1, 1)
 
 
-def _raster_columns(original: Any, height: int, width: int) -> Tensor:
-    """Rows and columns of a frame, column by column."""
+def _column_by_column(_original: Any, height: int, width: int) -> Tensor:
     rows, cols = torch.arange(height), torch.arange(width)
     return torch.stack(
         [torch.zeros(height * width, dtype=torch.long), rows.repeat(width), cols.repeat_interleave(height)]
@@ -126,26 +125,17 @@ def _later_rows_late(positions: Tensor, _prompt: Prompt) -> Tensor:
     return positions
 
 
-def _time_follows_rows(original: Any, height: int, width: int) -> Tensor:
-    offsets = original(height, width)
-    offsets[0] = offsets[1]
-    return offsets
-
-
-def _text_after_height(original: Any, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    """The text after a picture goes on at its height, even where it is wider."""
-    positions, delta = original(ids, mask, **options)
-    prompt, positions = Prompt(ids, mask, options), positions.clone()
-    for row in range(len(ids)):
+def _text_after_height(positions: Tensor, prompt: Prompt) -> Tensor:
+    for row in range(len(prompt.ids)):
         for run in prompt.runs(row):
             block = positions[:, row, run]
             surplus = int(block.max() - block[1].max())
-            positions[:, row, run.stop :] -= surplus * mask[row, run.stop :]
-    return positions, delta
+            positions[:, row, run.stop :] -= surplus * prompt.mask[row, run.stop :]
+    return positions
 
 
-def _delta_from_last_column(delta: Tensor, positions: Tensor, prompt: Prompt) -> Tensor:
-    """From the last column, which is padding where rows are padded on the right."""
+def _delta_from_last_column(_delta: Tensor, positions: Tensor, prompt: Prompt) -> Tensor:
+    """From the last column, which is padding in rows that are padded on the right."""
     return positions[:, :, -1].amax(dim=0).unsqueeze(1) + 1 - prompt.mask.sum(dim=1, keepdim=True)
 
 
@@ -172,190 +162,168 @@ def _length_and_delta(positions: Tensor, cache: KVCache, tokens: int) -> Tensor:
     return (cache.length + cache.rope_delta + torch.arange(tokens)).expand(3, -1, -1)
 
 
-PICTURE, FORWARD = frozenset({"picture"}), frozenset({"forward"})
-FRAMES, DELTA = frozenset({"frames"}), frozenset({"rope delta"})
-
-
-def _prompt(id: str, title: str, plant: Any, needs: frozenset[str], **more: Any) -> Mutant:
-    component = more.pop("component", "mrope-index")
-    return Mutant(
-        id=id, title=title, component=component, seam="text.position_ids", step="prefill", plant=plant, needs=needs,
-        **more,
-    )  # fmt: skip
-
-
-def _decode(id: str, title: str, plant: Any, needs: frozenset[str], step: str = "decode 1", **more: Any) -> Mutant:
-    return Mutant(
-        id=id, title=title, component="kv-cache-decode", seam="text.position_ids", step=step, plant=plant, needs=needs,
-        **more,
-    )  # fmt: skip
-
-
-def _delta(id: str, title: str, plant: Any, needs: frozenset[str], **more: Any) -> Mutant:
-    return Mutant(
-        id=id, title=title, component="mrope-index", seam="rope_delta", step="prefill", plant=plant, needs=needs,
-        **more,
-    )  # fmt: skip
-
+prompt = family(component="mrope-index", seam="text.position_ids", step="prefill")
+rope_delta = family(component="mrope-index", seam="rope_delta", step="prefill")
+decode = family(component="kv-cache-decode", seam="text.position_ids", step="decode 1")
 
 MUTANTS = [
-    _prompt(
+    prompt(
         "mrope-second-image-from-unexpanded-index",
-        "a second picture starts at its index among unexpanded tokens",
+        "a second picture is positioned by its index before placeholders are expanded",
         lambda: position_ids_changed(_from_unexpanded_index),
-        frozenset({"pictures"}),
+        needs=frozenset({"pictures"}),
         real=True,
         source="ollama, model.go 0b700485 (fixed 043e9900)",
     ),
-    _prompt(
+    prompt(
         "mrope-video-not-split-per-frame",
-        "a video is one block of positions, not one per frame",
+        "a video gets one block of positions instead of one per frame",
         lambda: position_ids_changed(_video_as_one_block),
-        FRAMES,
+        needs=frozenset({"frames"}),
         real=True,
         source="transformers #44474; mistral.rs 8010b6a05; mlx-vlm #2142",
     ),
-    _prompt(
+    prompt(
         "mrope-absolute-grid-positions",
-        "picture tokens count from 0, not from where the picture starts",
+        "positions of picture tokens start at 0 instead of where the picture starts",
         lambda: position_ids_changed(_absolute),
-        PICTURE,
+        needs=PICTURE,
         real=True,
         source="1bit-MONSTER, #1798",
     ),
-    _prompt(
+    prompt(
         "cumsum-overflow-long-context",
-        "positions are summed in a float that counts to 256",
+        "positions are rounded to bfloat16, which is exact only up to 256",
         lambda: position_ids_changed(lambda positions, _prompt: rounded(positions, torch.bfloat16)),
-        frozenset({"long"}),
+        needs=frozenset({"long"}),
         real=True,
         source="mistral.rs, ae2b71cd3",
     ),
-    _prompt(
+    prompt(
         "mrope-hw-swapped",
-        "rows and columns of picture positions swapped",
-        lambda: around(port.mrope, "frame_positions", lambda original, h, w: original(h, w)[[0, 2, 1]]),
-        PICTURE,
+        "rows and columns are swapped in picture positions",
+        lambda: result_changed(port.mrope, "frame_positions", lambda offsets: offsets[[0, 2, 1]]),
+        needs=PICTURE,
     ),
-    _prompt(
+    prompt(
         "mrope-columns-first",
-        "picture positions column by column",
-        lambda: around(port.mrope, "frame_positions", _raster_columns),
-        frozenset({"rows and columns"}),
+        "picture positions run column by column",
+        lambda: around(port.mrope, "frame_positions", _column_by_column),
+        needs=frozenset({"rows and columns"}),
     ),
-    _prompt(
+    prompt(
         "mrope-time-follows-rows",
         "the time axis of a picture counts its rows",
-        lambda: around(port.mrope, "frame_positions", _time_follows_rows),
-        frozenset({"rows and columns"}),
+        lambda: result_changed(port.mrope, "frame_positions", lambda offsets: offsets[[1, 1, 2]]),
+        needs=frozenset({"rows and columns"}),
     ),
-    _prompt(
+    prompt(
         "mrope-text-after-height",
-        "the text after a picture goes on at its height, even where it is wider",
-        lambda: around(port.model, "mrope_positions", _text_after_height),
-        frozenset({"landscape"}),
+        "the text after a picture continues from its height, even if the picture is wider",
+        lambda: position_ids_changed(_text_after_height),
+        needs=frozenset({"landscape"}),
     ),
-    _prompt(
+    prompt(
         "mrope-frames-in-time",
-        "every frame of a video also moves on the time axis (Qwen2.5-VL)",
+        "each frame of a video also advances the time axis, as in Qwen2.5-VL",
         lambda: position_ids_changed(_each_frame_in_time),
-        FRAMES,
         component="video",
+        needs=frozenset({"frames"}),
     ),
-    _prompt(
+    prompt(
         "positions-count-left-padding",
-        "the padding on the left is counted",
+        "positions count the padding on the left",
         lambda: position_ids_changed(_padding_counted),
-        frozenset({"left"}),
         component="batch",
+        needs=frozenset({"left"}),
     ),
-    _prompt(
+    prompt(
         "positions-of-later-rows-late",
-        "every row but the first is one position late",
+        "positions are one too high in every row but the first",
         lambda: position_ids_changed(_later_rows_late),
-        frozenset({"batch"}),
         component="batch",
+        needs=BATCH,
     ),
-    _delta(
+    rope_delta(
         "mrope-delta-padded-length",
-        "the rope delta is taken from the padded length",
+        "the rope delta is computed from the padded length",
         lambda: delta_changed(lambda delta, _positions, prompt: delta - (prompt.mask == 0).sum(1, keepdim=True)),
-        frozenset({"batch"}),
+        needs=BATCH,
         real=True,
         source="mistral.rs dd8d0c6f9 -> 326f1d612 (#2377); mlx-vlm -> 9a4b7cd9",
     ),
-    _delta(
+    rope_delta(
         "rope-delta-from-last-column",
-        "the rope delta is taken from the last column, which may be padding",
+        "the rope delta is computed from the last column, which may be padding",
         lambda: delta_changed(_delta_from_last_column),
-        frozenset({"right"}),
+        needs=frozenset({"right"}),
     ),
-    _delta(
+    rope_delta(
         "rope-delta-of-row-0",
         "every row gets the rope delta of row 0",
         lambda: delta_changed(lambda delta, _positions, _prompt: delta[:1].expand(len(delta), -1)),
-        frozenset({"batch", "picture in a later row"}),
+        needs=frozenset({"batch", "picture in a later row"}),
     ),
-    _delta(
+    rope_delta(
         "rope-delta-off-by-one",
         "the rope delta is one too small",
         lambda: delta_changed(lambda delta, _positions, _prompt: delta - 1),
-        FORWARD,
+        needs=FORWARD,
     ),
-    _decode(
+    decode(
         "decode-without-rope-delta",
-        "decode steps forget the rope delta",
+        "decode steps ignore the rope delta",
         lambda: next_positions_changed(lambda positions, cache, _tokens: positions - cache.rope_delta),
-        DELTA,
+        needs=frozenset({"rope delta"}),
         real=True,
         source="mistral.rs 530463af1 -> dd8d0c6f9; mlx-vlm 7b622456 (#1527), #1619; kekzl/imp #1178",
     ),
-    _decode(
+    decode(
         "delta-double-subtracts-left-pad",
-        "the padding on the left is taken off twice",
+        "the padding on the left is subtracted twice",
         lambda: next_positions_changed(
             lambda positions, cache, _tokens: positions - (~cache.visible).sum(dim=1, keepdim=True)
         ),
-        frozenset({"left"}),
+        needs=frozenset({"left"}),
         real=True,
         source="mlx-vlm, 410dcffd (#1055)",
     ),
-    _decode(
+    decode(
         "rope-mask-indices-offset",
-        "decode positions are offset by the cached length once more",
+        "the cached length is added twice to decode positions",
         lambda: next_positions_changed(lambda positions, cache, _tokens: positions + cache.length),
-        FORWARD,
+        needs=FORWARD,
         real=True,
         source="mistral.rs, e1672b7e6 -> 6d845753e (#1708)",
     ),
-    _decode(
+    decode(
         "padding-side-right-generation",
-        "rows padded on the right go on after their padding",
+        "rows padded on the right continue after their padding",
         lambda: next_positions_changed(_length_and_delta),
-        frozenset({"batch"}),
+        needs=BATCH,
         real=True,
         source="QwenLM #1296; lmms-eval #889; transformers #36100",
     ),
-    _decode(
+    decode(
         "decode-positions-stand-still",
         "every decode step has the position of the first",
         _standing_still,
-        FORWARD,
         step="decode 2",
+        needs=FORWARD,
     ),
-    _decode(
+    decode(
         "fourth-decode-step-late",
-        "right for three decode steps, one position late from the fourth",
+        "positions are one too high from the fourth decode step on",
         _fourth_step_late,
-        FORWARD,
         step="decode 4",
+        needs=FORWARD,
     ),
-    _decode(
+    decode(
         "decode-time-axis-without-delta",
-        "decode steps forget the rope delta on the time axis alone",
+        "decode steps ignore the rope delta on the time axis only",
         lambda: next_positions_changed(
             lambda positions, cache, _tokens: torch.cat([positions[:1] - cache.rope_delta, positions[1:]])
         ),
-        DELTA,
+        needs=frozenset({"rope delta"}),
     ),
 ]

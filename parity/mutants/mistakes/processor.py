@@ -1,4 +1,4 @@
-"""Mistakes between the files and the model: decoding, sampling, resizing, cutting into patches, and the prompt.
+"""Mistakes in the processor: decoding, sampling, resizing, cutting into patches, and the prompt.
 
 Shape legend
     F, h, w    frames, height, width in pixels after the resize
@@ -7,16 +7,16 @@ Shape legend
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 import port.picture
@@ -25,7 +25,7 @@ import port.processor
 import port.prompt
 import port.resize
 import port.video
-from parity.mutants.base import Mutant, altered, around, replaced
+from parity.mutants.base import BATCH, IMAGE, VIDEO, altered, around, family, replaced, result_changed
 from parity.mutants.mistakes.inputs import CLIP_MEAN, CLIP_STD
 from parity.seams.processor import STEP
 from port.pixel_config import PictureConfig, VideoConfig
@@ -34,11 +34,9 @@ from port.tokenizer import IMAGE_PAD, Tokenizer
 _RESIZED = "processor.images.{}.resized|processor.videos.{}.resized"
 _PATCHES = "processor.images.{}.patches|processor.videos.{}.patches"
 
-_front = partial(Mutant, component="processor", step=STEP, stage="processor")
-
 
 def _resize_with(kernel: Callable[[Tensor, tuple[int, int]], Tensor]) -> AbstractContextManager[None]:
-    """Frames (F, H, W, 3) resized by ``kernel``, which takes and gives (F, 3, H, W) uint8."""
+    """Frames are resized by ``kernel(frames, size)``, which takes and returns (F, 3, H, W) in uint8."""
 
     def resize(_original: Any, frames: Tensor, height: int, width: int) -> Tensor:
         if tuple(frames.shape[1:3]) == (height, width):
@@ -72,13 +70,9 @@ def _nearest(frames: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(frames, size, mode="nearest")
 
 
-def _sizes(change: Callable[..., tuple[int, int]]) -> AbstractContextManager[None]:
-    """``change(original, height, width, factor=, min_pixels=, max_pixels=)`` in place of the pictures' resize rule."""
+def _resized_to(change: Callable[..., tuple[int, int]]) -> AbstractContextManager[None]:
+    """``change(original, height, width, factor=, min_pixels=, max_pixels=)`` is the size of a resized picture."""
     return around(port.pixels, "smart_resize", change)
-
-
-def _swapped_size(original: Any, height: int, width: int, **limits: int) -> tuple[int, int]:
-    return original(height, width, **limits)[::-1]
 
 
 def _twice(original: Any, height: int, width: int, *, factor: int, **limits: int) -> tuple[int, int]:
@@ -93,21 +87,20 @@ def _may_vanish(original: Any, height: int, width: int, *, factor: int, min_pixe
     return int(height / beta / factor) * factor, int(width / beta / factor) * factor
 
 
-def _half_up(original: Any, height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> Any:
-    h, w = (int(side / factor + 0.5) * factor for side in (height, width))
-    within = min_pixels <= h * w <= max_pixels
-    return (h, w) if within else original(height, width, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
+def _sides_rounded(rule: Callable[[int, int], int]) -> AbstractContextManager[None]:
+    """Each side is ``rule(side, factor)`` where that keeps the picture within its limits."""
 
+    def change(original: Any, height: int, width: int, *, factor: int, **limits: int) -> tuple[int, int]:
+        h, w = rule(height, factor), rule(width, factor)
+        within = limits["min_pixels"] <= h * w <= limits["max_pixels"]
+        return (h, w) if within else original(height, width, factor=factor, **limits)
 
-def _floored(original: Any, height: int, width: int, *, factor: int, min_pixels: int, max_pixels: int) -> Any:
-    h, w = (max(factor, side // factor * factor) for side in (height, width))
-    within = min_pixels <= h * w <= max_pixels
-    return (h, w) if within else original(height, width, factor=factor, min_pixels=min_pixels, max_pixels=max_pixels)
+    return _resized_to(change)
 
 
 @contextmanager
 def _configs(**changes: Any) -> Iterator[None]:
-    """Picture and video configs read with other values."""
+    """Picture and video configs are read with other values."""
 
     def changed(original: Any, cls: Any, folder: Any) -> Any:
         config = original(cls, folder)
@@ -126,35 +119,36 @@ def _picture_budget(_original: Any, frames: int, height: int, width: int, config
 
 
 def _cut(change: Callable[..., Tensor]) -> AbstractContextManager[None]:
-    """``change(original, frames, patch=, temporal_patch=, merge=)`` in place of cutting patches."""
+    """``change(original, frames, patch=, temporal_patch=, merge=)`` cuts frames into patches (N, C)."""
     return around(port.pixels, "cut_patches", change)
 
 
-def _raster(original: Any, frames: Tensor, *, patch: int, temporal_patch: int, merge: int) -> Tensor:
-    return original(frames, patch=patch, temporal_patch=temporal_patch, merge=1)
+def _raster(original: Any, frames: Tensor, **sizes: int) -> Tensor:
+    return original(frames, **sizes | {"merge": 1})
 
 
-def _columns_first(original: Any, frames: Tensor, *, patch: int, temporal_patch: int, merge: int) -> Tensor:
-    flat = original(frames.transpose(1, 2), patch=patch, temporal_patch=temporal_patch, merge=merge)
-    return flat.unflatten(1, (-1, patch, patch)).transpose(2, 3).flatten(1)
+def _columns_first(original: Any, frames: Tensor, **sizes: int) -> Tensor:
+    return _transposed(original(frames.transpose(1, 2), **sizes), sizes["patch"])
 
 
-def _transposed_patches(original: Any, frames: Tensor, *, patch: int, temporal_patch: int, merge: int) -> Tensor:
-    flat = original(frames, patch=patch, temporal_patch=temporal_patch, merge=merge)
-    return flat.unflatten(1, (-1, patch, patch)).transpose(2, 3).flatten(1)
+def _transposed_patches(original: Any, frames: Tensor, **sizes: int) -> Tensor:
+    return _transposed(original(frames, **sizes), sizes["patch"])
 
 
-def _channels_last(original: Any, frames: Tensor, *, patch: int, temporal_patch: int, merge: int) -> Tensor:
-    flat = original(frames, patch=patch, temporal_patch=temporal_patch, merge=merge)
-    return flat.unflatten(1, (3, -1)).transpose(1, 2).flatten(1)
+def _transposed(patches: Tensor, patch: int) -> Tensor:
+    return patches.unflatten(1, (-1, patch, patch)).transpose(2, 3).flatten(1)
 
 
-def _time_first(original: Any, frames: Tensor, *, patch: int, temporal_patch: int, merge: int) -> Tensor:
-    flat = original(frames, patch=patch, temporal_patch=temporal_patch, merge=merge)
-    return flat.unflatten(1, (3, temporal_patch, -1)).transpose(1, 2).flatten(1)
+def _channels_last(original: Any, frames: Tensor, **sizes: int) -> Tensor:
+    return original(frames, **sizes).unflatten(1, (3, -1)).transpose(1, 2).flatten(1)
+
+
+def _time_first(original: Any, frames: Tensor, **sizes: int) -> Tensor:
+    return original(frames, **sizes).unflatten(1, (3, sizes["temporal_patch"], -1)).transpose(1, 2).flatten(1)
 
 
 def _padded(change: Callable[[Tensor, int], Tensor]) -> AbstractContextManager[None]:
+    """``change(frames, temporal_patch)`` are the frames that are cut into patches."""
     return around(port.pixels, "pad_frames", lambda _original, frames, patch: change(frames, patch))
 
 
@@ -177,12 +171,8 @@ def _first_frame_only(patches: Tensor, _index: int) -> Tensor:
     return frames.flatten(1)
 
 
-def _normalised(change: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
-    return around(port.pixels, "normalise", lambda original, patches, config: change(original(patches, config)))
-
-
 def _sampled(change: Callable[..., Any]) -> AbstractContextManager[None]:
-    """``change(total, fps, config)`` gives the kept frames."""
+    """``change(total, fps, config)`` are the indices of the kept frames."""
 
     def call(_original: Any, total: int, fps: float, config: VideoConfig) -> tuple[int, ...]:
         return tuple(int(index) for index in change(total, fps, config))
@@ -195,7 +185,7 @@ def _count(total: int, fps: float, config: VideoConfig) -> int:
 
 
 def _stamped(change: Callable[..., Any]) -> AbstractContextManager[None]:
-    """``change(original, indices, fps, temporal_patch)`` gives the timestamps."""
+    """``change(original, indices, fps, temporal_patch)`` are the timestamps of a video."""
     return around(port.processor, "timestamps", change)
 
 
@@ -208,39 +198,34 @@ def _in_kept_frames(original: Any, indices: Any, fps: float, patch: int) -> tupl
 
 
 def _prompted(change: Callable[..., Any]) -> AbstractContextManager[None]:
-    """``change(original, text, tokenizer, **counts)`` gives the ids of a prompt."""
+    """``change(original, text, tokenizer, images=, **rest)`` are the ids of a prompt."""
     return around(port.processor, "prompt_ids", change)
 
 
-def _one_too_few(original: Any, text: str, tokenizer: Any, *, images: Any, **rest: Any) -> Any:
-    return original(text, tokenizer, images=[max(1, count - 1) for count in images], **rest)
-
-
-def _unmerged(original: Any, text: str, tokenizer: Any, *, images: Any, **rest: Any) -> Any:
-    return original(text, tokenizer, images=[count * 4 for count in images], **rest)
-
-
-def _reversed_counts(original: Any, text: str, tokenizer: Any, *, images: Any, **rest: Any) -> Any:
-    return original(text, tokenizer, images=list(images)[::-1], **rest)
+def _counted(change: Callable[[list[int]], list[int]]) -> AbstractContextManager[None]:
+    """``change(counts)`` are the numbers of placeholders of a prompt's pictures."""
+    return _prompted(
+        lambda original, text, tokenizer, *, images, **rest: original(
+            text, tokenizer, images=change(list(images)), **rest
+        )
+    )
 
 
 def _in_place(original: Any, text: str, tokenizer: Any, *, style: Any, **rest: Any) -> Any:
     return original(text, tokenizer, style="in place", **rest)
 
 
-def _video_text(change: Callable[[str], str]) -> AbstractContextManager[None]:
-    """``change`` makes the prompt's text after timestamps and frame pairs have been put in."""
-    return around(
-        port.prompt, "_with_frames", lambda original, text, videos, style: change(original(text, videos, style))
-    )
+def _text_changed(change: Callable[[str], str]) -> AbstractContextManager[None]:
+    """``change(text)`` is the text of a prompt after timestamps and frame pairs were inserted."""
+    return result_changed(port.prompt, "_with_frames", change)
 
 
 def _without_timestamps(text: str) -> str:
-    return port.prompt.re.sub(r"<[0-9.]+ seconds>", "", text)
+    return re.sub(r"<[0-9.]+ seconds>", "", text)
 
 
 def _hoisted(text: str) -> str:
-    """Pictures before the text of their turn."""
+    """Pictures are moved before the text of their turn."""
     triple = f"<|vision_start|>{IMAGE_PAD}<|vision_end|>"
     found = text.count(triple)
     head, sep, tail = text.replace(triple, "").partition("<|im_start|>user\n")
@@ -264,15 +249,13 @@ def _on_white(image: Any) -> Any:
 
 
 def _converted(change: Callable[[Any], Any]) -> AbstractContextManager[None]:
-    """``change`` makes RGB of an image whose orientation has been applied."""
+    """``change(image)`` converts an image to RGB after its orientation is applied."""
 
     class Ops:
         @staticmethod
         def exif_transpose(image: Any) -> Any:
-            turned = original.exif_transpose(image)
-            return change(turned)
+            return change(ImageOps.exif_transpose(image))
 
-    original = port.picture.ImageOps
     return replaced(port.picture, "ImageOps", Ops)
 
 
@@ -283,386 +266,312 @@ class _NoOps:
 
 
 def _scaled_down(image: Any) -> Any:
-    """16-bit grey divided by 256 before it is RGB."""
+    """16-bit grey is divided by 256 before it is converted to RGB."""
     if not image.mode.startswith("I"):
         return image.convert("RGB")
     return Image.fromarray((np.asarray(image) // 256).astype(np.uint8)).convert("RGB")
 
 
-def _real(source: str) -> dict[str, Any]:
-    return {"real": True, "source": source}
+_PROCESSOR: dict[str, Any] = {"component": "processor", "step": STEP, "stage": "processor"}
+processor = family(**_PROCESSOR)
+sampling = family(**_PROCESSOR, seam="processor.videos.{}.frame_indices", needs=frozenset({"sampled"}))
+timestamp = family(**_PROCESSOR, seam="processor.videos.{}.timestamps", needs=VIDEO)
+resize = family(**_PROCESSOR, seam=_RESIZED, needs=frozenset({"resized"}))
+patches = family(**_PROCESSOR, seam=_PATCHES, needs=IMAGE)
+video_patches = family(**_PROCESSOR, seam="processor.videos.{}.patches", needs=frozenset({"odd frames"}))
+prompt = family(**_PROCESSOR, seam="processor.input_ids", needs=IMAGE)
 
-
-MUTANTS: tuple[Mutant, ...] = (
+MUTANTS = [
     # Decoding.
-    _front(
-        id="exif-orientation-ignored",
-        title="the EXIF orientation of a photo is not applied",
+    processor(
+        "exif-orientation-ignored",
+        "the EXIF orientation of a photo is not applied",
+        lambda: replaced(port.picture, "ImageOps", _NoOps),
         seam="processor.images.{}.decoded",
         needs=frozenset({"turned"}),
-        plant=lambda: replaced(port.picture, "ImageOps", _NoOps),
     ),
-    _front(
-        id="rgba-not-converted",
-        title="alpha is blended onto white instead of dropped",
+    processor(
+        "rgba-not-converted",
+        "alpha is blended onto white instead of being dropped",
+        lambda: _converted(_on_white),
         seam="processor.images.{}.decoded",
         needs=frozenset({"alpha"}),
-        plant=lambda: _converted(_on_white),
-        **_real("mistral.rs dbf6dc023 (#936)"),
+        real=True,
+        source="mistral.rs dbf6dc023 (#936)",
     ),
-    _front(
-        id="grey16-scaled",
-        title="16-bit grey is scaled to 8 bits instead of cut off",
+    processor(
+        "grey16-scaled",
+        "16-bit grey is scaled to 8 bits instead of clipped",
+        lambda: _converted(_scaled_down),
         seam="processor.images.{}.decoded",
         needs=frozenset({"grey16"}),
-        plant=lambda: _converted(_scaled_down),
     ),
-    _front(
-        id="picture-bgr",
-        title="red and blue swapped in pictures",
+    patches(
+        "picture-bgr",
+        "red and blue are swapped in pictures",
+        lambda: altered("processor.images.{}.decoded", lambda x, _i: x.flip(-1)),
         seam="processor.images.{}.decoded",
-        needs=frozenset({"image"}),
-        plant=lambda: altered("processor.images.{}.decoded", lambda x, _i: x.flip(-1)),
     ),
-    _front(
-        id="video-bgr",
-        title="red and blue swapped in videos",
+    timestamp(
+        "video-bgr",
+        "red and blue are swapped in videos",
+        lambda: altered("processor.videos.{}.decoded", lambda x, _i: x.flip(-1)),
         seam="processor.videos.{}.decoded",
-        needs=frozenset({"video"}),
-        plant=lambda: altered("processor.videos.{}.decoded", lambda x, _i: x.flip(-1)),
     ),
-    _front(
-        id="video-frames-one-early",
-        title="the frame before each sampled one is decoded",
+    timestamp(
+        "video-frames-one-early",
+        "the frame before each sampled one is decoded",
+        lambda: altered("processor.videos.{}.decoded", lambda x, _i: x.roll(1, 0)),
         seam="processor.videos.{}.decoded",
-        needs=frozenset({"video"}),
-        plant=lambda: altered("processor.videos.{}.decoded", lambda x, _i: x.roll(1, 0)),
     ),
     # Sampling.
-    _front(
-        id="frames-truncated",
-        title="places of sampled frames are cut off instead of rounded",
-        seam="processor.videos.{}.frame_indices",
-        needs=frozenset({"sampled"}),
-        plant=lambda: _sampled(lambda total, fps, config: np.linspace(0, total - 1, _count(total, fps, config))),
+    sampling(
+        "frames-truncated",
+        "the indices of sampled frames are truncated instead of rounded",
+        lambda: _sampled(lambda total, fps, config: np.linspace(0, total - 1, _count(total, fps, config))),
     ),
-    _front(
-        id="frames-every-nth",
-        title="every n-th frame from the first, the last never",
-        seam="processor.videos.{}.frame_indices",
-        needs=frozenset({"sampled"}),
-        plant=lambda: _sampled(
+    sampling(
+        "frames-every-nth",
+        "every n-th frame is sampled, and the last one never is",
+        lambda: _sampled(
             lambda total, fps, config: np.arange(_count(total, fps, config)) * (total // _count(total, fps, config))
         ),
     ),
-    _front(
-        id="frames-all-kept",
-        title="no sampling: every frame is kept",
-        seam="processor.videos.{}.frame_indices",
-        needs=frozenset({"sampled"}),
-        plant=lambda: _sampled(lambda total, fps, config: range(total)),
+    sampling(
+        "frames-all-kept",
+        "videos are not sampled: every frame is kept",
+        lambda: _sampled(lambda total, fps, config: range(total)),
     ),
-    _front(
-        id="frames-at-one-fps",
-        title="one frame a second instead of the config's two",
-        seam="processor.videos.{}.frame_indices",
-        needs=frozenset({"sampled"}),
-        plant=lambda: _configs(fps=1.0),
+    sampling(
+        "frames-at-one-fps",
+        "one frame per second is sampled instead of the config's two",
+        lambda: _configs(fps=1.0),
     ),
-    _front(
-        id="frames-min-ignored",
-        title="short videos keep fewer than min_frames",
-        seam="processor.videos.{}.frame_indices",
+    sampling(
+        "frames-min-ignored",
+        "short videos may have fewer frames than min_frames",
+        lambda: _configs(min_frames=2),
         needs=frozenset({"few frames"}),
-        plant=lambda: _configs(min_frames=2),
     ),
     # Timestamps.
-    _front(
-        id="timestamp-half-a-frame",
-        title="the time of a pair's first frame instead of its middle",
-        seam="processor.videos.{}.timestamps",
-        needs=frozenset({"video"}),
-        plant=lambda: _stamped(_first_of_each),
+    timestamp(
+        "timestamp-half-a-frame",
+        "a timestamp is the time of a pair's first frame instead of its middle",
+        lambda: _stamped(_first_of_each),
     ),
-    _front(
-        id="timestamps-lost-frame-indices",
-        title="timestamps count kept frames instead of those of the source",
+    sampling(
+        "timestamps-lost-frame-indices",
+        "timestamps count the kept frames instead of the frames of the file",
+        lambda: _stamped(_in_kept_frames),
         seam="processor.videos.{}.timestamps",
-        needs=frozenset({"sampled"}),
-        plant=lambda: _stamped(_in_kept_frames),
-        **_real("LLaMA-Factory #10335; QwenLM #2117; vLLM #35909"),
+        real=True,
+        source="LLaMA-Factory #10335; QwenLM #2117; vLLM #35909",
     ),
-    _front(
-        id="timestamps-use-merge-size",
-        title="timestamps are averaged over merge_size frames instead of temporal_patch_size",
-        seam="processor.videos.{}.timestamps",
+    timestamp(
+        "timestamps-use-merge-size",
+        "timestamps are averaged over merge_size frames instead of temporal_patch_size",
+        lambda: _stamped(lambda original, indices, fps, patch: original(indices, fps, 3)),
         needs=frozenset({"merge is not temporal patch"}),
-        plant=lambda: _stamped(lambda original, indices, fps, patch: original(indices, fps, 3)),
-        **_real("transformers #43519, #43659; vLLM #37439"),
+        real=True,
+        source="transformers #43519, #43659; vLLM #37439",
     ),
     # Size and resize.
-    _front(
-        id="resize-wh-swapped",
-        title="width and height swapped in the resize",
+    resize(
+        "resize-wh-swapped",
+        "width and height are swapped when a picture is resized",
+        lambda: result_changed(port.pixels, "smart_resize", lambda size: size[::-1]),
         seam="processor.images.{}.resized",
-        needs=frozenset({"resized"}),
-        plant=lambda: _sizes(_swapped_size),
-        **_real("mistral.rs a246cab0c (#1950, #1881)"),
+        real=True,
+        source="mistral.rs a246cab0c (#1950, #1881)",
     ),
-    _front(
-        id="size-edges-ignored",
-        title="limits of another model instead of the config's",
-        seam=_RESIZED,
-        needs=frozenset({"resized"}),
-        plant=lambda: _configs(min_pixels=256 * 256, max_pixels=1536 * 1536),
-        **_real("mistral.rs a246cab0c"),
+    resize(
+        "size-edges-ignored",
+        "the size limits of another model are used instead of the config's",
+        lambda: _configs(min_pixels=256 * 256, max_pixels=1536 * 1536),
+        real=True,
+        source="mistral.rs a246cab0c",
     ),
-    _front(
-        id="double-resize-factor-28",
-        title="sizes rounded to 28 first and then to the factor",
+    resize(
+        "double-resize-factor-28",
+        "sizes are rounded to multiples of 28 first, then to multiples of the factor",
+        lambda: _resized_to(_twice),
         seam="processor.images.{}.resized",
-        needs=frozenset({"resized"}),
-        plant=lambda: _sizes(_twice),
-        **_real("SGLang #12390; lmms-engine #132; slime #1227; QwenLM/Qwen3-VL #1655"),
+        real=True,
+        source="SGLang #12390; lmms-engine #132; slime #1227; QwenLM/Qwen3-VL #1655",
     ),
-    _front(
-        id="smart-resize-missing-max-factor",
-        title="a side may shrink to nothing",
+    processor(
+        "smart-resize-missing-max-factor",
+        "a side may shrink to zero",
+        lambda: _resized_to(_may_vanish),
         seam="processor.images.{}.resized",
         needs=frozenset({"narrow"}),
-        plant=lambda: _sizes(_may_vanish),
-        **_real("transformers #38423, #38150; mistral.rs; ollama"),
+        real=True,
+        source="transformers #38423, #38150; mistral.rs; ollama",
     ),
-    _front(
-        id="resize-halves-up",
-        title="halves round up instead of to even",
+    processor(
+        "resize-halves-up",
+        "halves are rounded up instead of to even",
+        lambda: _sides_rounded(lambda side, factor: int(side / factor + 0.5) * factor),
         seam="processor.images.{}.resized",
         needs=frozenset({"halves"}),
-        plant=lambda: _sizes(_half_up),
     ),
-    _front(
-        id="resize-floored",
-        title="sizes are cut off to the factor instead of rounded",
+    processor(
+        "resize-floored",
+        "sizes are rounded down to multiples of the factor",
+        lambda: _sides_rounded(lambda side, factor: max(factor, side // factor * factor)),
         seam="processor.images.{}.resized",
         needs=frozenset({"rounded up"}),
-        plant=lambda: _sizes(_floored),
     ),
-    _front(
-        id="video-resize-image-budget",
-        title="every frame may have the whole video's pixels",
+    processor(
+        "video-resize-image-budget",
+        "each frame may use the pixel budget of the whole video",
+        lambda: around(port.pixels, "video_size", _picture_budget),
         seam="processor.videos.{}.resized",
         needs=frozenset({"long video"}),
-        plant=lambda: around(port.pixels, "video_size", _picture_budget),
-        **_real("mistral.rs ae2b71cd3 (#2368)"),
+        real=True,
+        source="mistral.rs ae2b71cd3 (#2368)",
     ),
-    _front(
-        id="video-pixels-capped",
-        title="the per-frame cap of qwen-vl-utils where the reference has none",
+    processor(
+        "video-pixels-capped",
+        "the pixels of a frame are capped as in qwen-vl-utils, where the reference has no cap",
+        lambda: _configs(cap_pixels_per_frame=True, max_video_tokens=4),
         seam="processor.videos.{}.resized",
         needs=frozenset({"long video"}),
-        plant=lambda: _configs(cap_pixels_per_frame=True, max_video_tokens=4),
     ),
-    _front(
-        id="bilinear-instead-of-bicubic",
-        title="bilinear resize",
-        seam=_RESIZED,
-        needs=frozenset({"resized"}),
-        plant=lambda: _resize_with(_bilinear),
-        **_real("ollama d573921a; llama.cpp #27594, #16878; MNN #4595"),
+    resize(
+        "bilinear-instead-of-bicubic",
+        "bilinear resize instead of bicubic",
+        lambda: _resize_with(_bilinear),
+        real=True,
+        source="ollama d573921a; llama.cpp #27594, #16878; MNN #4595",
     ),
-    _front(
-        id="resize-lanczos",
-        title="Lanczos resize",
-        seam=_RESIZED,
-        needs=frozenset({"resized"}),
-        plant=lambda: _resize_with(_lanczos),
-    ),
-    _front(
-        id="resize-nearest",
-        title="nearest-neighbour resize",
-        seam=_RESIZED,
-        needs=frozenset({"resized"}),
-        plant=lambda: _resize_with(_nearest),
-    ),
-    _front(
-        id="antialias-off",
-        title="bicubic resize without antialiasing",
-        seam=_RESIZED,
+    resize("resize-lanczos", "Lanczos resize instead of bicubic", lambda: _resize_with(_lanczos)),
+    resize("resize-nearest", "nearest-neighbour resize instead of bicubic", lambda: _resize_with(_nearest)),
+    resize(
+        "antialias-off",
+        "bicubic resize without antialiasing",
+        lambda: _resize_with(_without_antialias),
         needs=frozenset({"shrunk"}),
-        plant=lambda: _resize_with(_without_antialias),
     ),
-    _front(
-        id="resize-truncated",
-        title="resized pixels are cut off instead of rounded, never more than a step",
-        seam=_RESIZED,
-        needs=frozenset({"resized"}),
-        plant=lambda: _resize_with(_truncated),
+    resize(
+        "resize-truncated",
+        "resized pixels are truncated instead of rounded, so they are off by one at most",
+        lambda: _resize_with(_truncated),
     ),
     # Patches.
-    _front(
-        id="patches-raster-order",
-        title="patches row by row instead of in merge order",
-        seam=_PATCHES,
-        needs=frozenset({"image"}),
-        plant=lambda: _cut(_raster),
-    ),
-    _front(
-        id="patches-columns-first",
-        title="patches column by column",
-        seam=_PATCHES,
-        needs=frozenset({"image"}),
-        plant=lambda: _cut(_columns_first),
-    ),
-    _front(
-        id="patches-transposed",
-        title="rows and columns swapped within each patch",
-        seam=_PATCHES,
-        needs=frozenset({"image"}),
-        plant=lambda: _cut(_transposed_patches),
-    ),
-    _front(
-        id="patches-channels-last",
-        title="channels last within each patch",
-        seam=_PATCHES,
-        needs=frozenset({"image"}),
-        plant=lambda: _cut(_channels_last),
-    ),
-    _front(
-        id="video-patches-time-first",
-        title="time before channels within each patch of a video",
+    patches("patches-raster-order", "patches are cut row by row instead of in merge order", lambda: _cut(_raster)),
+    patches("patches-columns-first", "patches are cut column by column", lambda: _cut(_columns_first)),
+    patches("patches-transposed", "rows and columns are swapped within each patch", lambda: _cut(_transposed_patches)),
+    patches("patches-channels-last", "channels come last within each patch", lambda: _cut(_channels_last)),
+    timestamp(
+        "video-patches-time-first",
+        "time comes before channels within each patch of a video",
+        lambda: _cut(_time_first),
         seam="processor.videos.{}.patches",
-        needs=frozenset({"video"}),
-        plant=lambda: _cut(_time_first),
     ),
-    _front(
-        id="patches-second-frame-empty",
-        title="the second frame of a picture's temporal patch is left at 0",
+    processor(
+        "patches-second-frame-empty",
+        "the second frame of a picture's temporal patch stays 0",
+        lambda: altered("processor.images.{}.patches", _first_frame_only),
         seam="processor.images.{}.patches",
         needs=frozenset({"image", "two frames a patch"}),
-        plant=lambda: altered("processor.images.{}.patches", _first_frame_only),
     ),
-    _front(
-        id="clip-mean-and-std",
-        title="mean and std of CLIP, which Qwen2-VL had",
-        seam=_PATCHES,
-        needs=frozenset({"image"}),
-        plant=lambda: _configs(image_mean=CLIP_MEAN, image_std=CLIP_STD),
+    patches(
+        "clip-mean-and-std",
+        "pixels are normalised with the mean and std of CLIP, as in Qwen2-VL",
+        lambda: _configs(image_mean=CLIP_MEAN, image_std=CLIP_STD),
     ),
-    _front(
-        id="pixels-not-rescaled",
-        title="mean and std applied to 0..255",
-        seam=_PATCHES,
-        needs=frozenset({"image"}),
-        plant=lambda: _configs(rescale_factor=1.0),
+    patches(
+        "pixels-not-rescaled",
+        "mean and std are applied to values of 0 to 255",
+        lambda: _configs(rescale_factor=1.0),
     ),
-    _front(
-        id="pixels-without-mean",
-        title="the mean is not subtracted",
-        seam=_PATCHES,
-        needs=frozenset({"image"}),
-        plant=lambda: _normalised(lambda pixels: pixels + 1),
+    patches(
+        "pixels-without-mean",
+        "the mean is not subtracted",
+        lambda: result_changed(port.pixels, "normalise", lambda pixels: pixels + 1),
     ),
-    _front(
-        id="pixels-divided-by-256",
-        title="pixels divided by 256 instead of 255",
-        seam=_PATCHES,
-        needs=frozenset({"image"}),
-        plant=lambda: _configs(rescale_factor=1 / 256),
+    patches(
+        "pixels-divided-by-256",
+        "pixels are divided by 256 instead of 255",
+        lambda: _configs(rescale_factor=1 / 256),
     ),
-    _front(
-        id="video-temporal-pad-count",
-        title="as many frames are added as there are too many",
-        seam="processor.videos.{}.patches",
+    video_patches(
+        "video-temporal-pad-count",
+        "a video is padded by the remainder instead of up to a whole temporal patch",
+        lambda: _padded(_pad_by_remainder),
         needs=frozenset({"three frames missing"}),
-        plant=lambda: _padded(_pad_by_remainder),
-        **_real("transformers #42083; vLLM #13148"),
+        real=True,
+        source="transformers #42083; vLLM #13148",
     ),
-    _front(
-        id="video-padded-with-black",
-        title="black frames fill the last temporal patch",
-        seam="processor.videos.{}.patches",
-        needs=frozenset({"odd frames"}),
-        plant=lambda: _padded(_pad_with_black),
+    video_patches(
+        "video-padded-with-black",
+        "the last temporal patch is padded with black frames",
+        lambda: _padded(_pad_with_black),
     ),
-    _front(
-        id="video-rest-dropped",
-        title="frames that fill no temporal patch are dropped",
-        seam="processor.videos.{}.patches",
-        needs=frozenset({"odd frames"}),
-        plant=lambda: _padded(_drop_the_rest),
+    video_patches(
+        "video-rest-dropped",
+        "frames that do not fill a temporal patch are dropped",
+        lambda: _padded(_drop_the_rest),
     ),
     # Grids.
-    _front(
-        id="picture-grid-swapped",
-        title="height and width swapped in the pictures' grids",
+    patches(
+        "picture-grid-swapped",
+        "height and width are swapped in the processor's picture grids",
+        lambda: altered("processor.image_grid_thw", lambda x: x[:, [0, 2, 1]]),
         seam="processor.image_grid_thw",
-        needs=frozenset({"image"}),
-        plant=lambda: altered("processor.image_grid_thw", lambda x: x[:, [0, 2, 1]]),
     ),
-    _front(
-        id="video-grid-counts-frames",
-        title="frames instead of temporal patches in the videos' grids",
+    timestamp(
+        "video-grid-counts-frames",
+        "video grids count frames instead of temporal patches",
+        lambda: altered("processor.video_grid_thw", lambda x: x * torch.tensor([2, 1, 1])),
         seam="processor.video_grid_thw",
-        needs=frozenset({"video"}),
-        plant=lambda: altered("processor.video_grid_thw", lambda x: x * torch.tensor([2, 1, 1])),
     ),
     # Prompt.
-    _front(
-        id="one-placeholder-too-few",
-        title="a picture has one placeholder less than features",
-        seam="processor.input_ids",
-        needs=frozenset({"image"}),
-        plant=lambda: _prompted(_one_too_few),
+    prompt(
+        "one-placeholder-too-few",
+        "a picture has one placeholder fewer than it has features",
+        lambda: _counted(lambda counts: [max(1, count - 1) for count in counts]),
     ),
-    _front(
-        id="placeholders-unmerged",
-        title="one placeholder for every patch instead of every merged patch",
-        seam="processor.input_ids",
-        needs=frozenset({"image"}),
-        plant=lambda: _prompted(_unmerged),
+    prompt(
+        "placeholders-unmerged",
+        "a picture has one placeholder per patch instead of one per merged patch",
+        lambda: _counted(lambda counts: [count * 4 for count in counts]),
     ),
-    _front(
-        id="placeholders-of-other-picture",
-        title="pictures of a prompt have each other's number of placeholders",
-        seam="processor.input_ids",
+    prompt(
+        "placeholders-of-other-picture",
+        "the pictures of a prompt get each other's number of placeholders",
+        lambda: _counted(lambda counts: counts[::-1]),
         needs=frozenset({"pictures"}),
-        plant=lambda: _prompted(_reversed_counts),
     ),
-    _front(
-        id="outer-vision-wrapper-dropped",
-        title="frame pairs in the place of the template's pair of vision tokens",
+    timestamp(
+        "outer-vision-wrapper-dropped",
+        "a video's frame pairs replace the template's vision tokens instead of standing between them",
+        lambda: _prompted(_in_place),
         seam="processor.input_ids",
-        needs=frozenset({"video"}),
-        plant=lambda: _prompted(_in_place),
-        **_real("vLLM #46817"),
+        real=True,
+        source="vLLM #46817",
     ),
-    _front(
-        id="video-timestamps-missing",
-        title="no timestamps in the prompt",
+    timestamp(
+        "video-timestamps-missing",
+        "the prompt has no timestamps",
+        lambda: _text_changed(_without_timestamps),
         seam="processor.input_ids",
-        needs=frozenset({"video"}),
-        plant=lambda: _video_text(_without_timestamps),
-        **_real("mlx-vlm #2142; mistral.rs ae2b71cd3"),
+        real=True,
+        source="mlx-vlm #2142; mistral.rs ae2b71cd3",
     ),
-    _front(
-        id="pictures-hoisted",
-        title="pictures are put before the text of their turn",
-        seam="processor.input_ids",
-        needs=frozenset({"image"}),
-        plant=lambda: _video_text(_hoisted),
+    prompt("pictures-hoisted", "pictures are moved before the text of their turn", lambda: _text_changed(_hoisted)),
+    prompt(
+        "processor-pads-other-side",
+        "prompts are padded on the other side",
+        lambda: around(Tokenizer, "pad", _other_side),
+        needs=BATCH,
     ),
-    _front(
-        id="processor-pads-other-side",
-        title="padding on the other side",
-        seam="processor.input_ids",
-        needs=frozenset({"batch"}),
-        plant=lambda: around(Tokenizer, "pad", _other_side),
-    ),
-    _front(
-        id="processor-padding-not-masked",
-        title="the attention mask is 1 at padding",
+    processor(
+        "processor-padding-not-masked",
+        "the attention mask is 1 at padding",
+        lambda: around(Tokenizer, "pad", _no_mask),
         seam="processor.attention_mask",
-        needs=frozenset({"batch"}),
-        plant=lambda: around(Tokenizer, "pad", _no_mask),
+        needs=BATCH,
     ),
-)
+]

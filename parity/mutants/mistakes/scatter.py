@@ -1,8 +1,8 @@
-"""Mistakes where pictures meet text: token embeddings, the scatter of features, DeepStack.
+"""Mistakes where picture features join the text: token embeddings, the scatter of features, DeepStack.
 
 Shape legend
     B, S, C   batch, prompt tokens, hidden_size
-    F         picture tokens of all rows, in value order
+    F         picture tokens of all rows, in the order of the prompts
 """
 
 from __future__ import annotations
@@ -16,50 +16,47 @@ import torch
 from torch import Tensor, nn
 
 import port.model
-from parity.mutants.base import FLOAT32, Mutant, altered, around, rounded
+from parity.mutants.arithmetic import copied, rounded
+from parity.mutants.base import FLOAT32, FORWARD, PICTURE, VIDEO, altered, around, family, replaced
 from port.model import Embedded, Inputs, Qwen3VL
 from port.text import DecoderLayer, TextModel
 from port.vision import VisionModel
 
-PICTURE, VIDEO, FORWARD = frozenset({"picture"}), frozenset({"video"}), frozenset({"forward"})
 Scatter = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def scatter_changed(change: Callable[..., Tensor], *, deepstack: bool) -> AbstractContextManager[None]:
-    """``change(original scatter, target, mask, features)`` for DeepStack features, or for all others."""
+@contextmanager
+def scatter_changed(change: Callable[..., Tensor], *, deepstack: bool) -> Iterator[None]:
+    """``change(original scatter, target, mask, features)`` scatters DeepStack features, or all others."""
+    taps: list[Tensor] = []
 
-    @contextmanager
-    def planted() -> Iterator[None]:
-        taps: list[Tensor] = []
+    def visual(original: Any, self: VisionModel, *args: Any) -> Any:
+        features, made = original(self, *args)
+        taps.extend(made)
+        return features, made
 
-        def visual(original: Any, self: VisionModel, *args: Any) -> Any:
-            features, made = original(self, *args)
-            taps.extend(made)
-            return features, made
+    def wrapper(original: Scatter, target: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+        mine = any(features is tap for tap in taps) is deepstack
+        return change(original, target, mask, features) if mine else original(target, mask, features)
 
-        def wrapper(original: Scatter, target: Tensor, mask: Tensor, features: Tensor) -> Tensor:
-            mine = any(features is tap for tap in taps) is deepstack
-            return change(original, target, mask, features) if mine else original(target, mask, features)
-
-        with around(VisionModel, "forward", visual), around(port.model, "scatter", wrapper):
-            yield
-
-    return planted()
+    with around(VisionModel, "forward", visual), around(port.model, "scatter", wrapper):
+        yield
 
 
 def features_changed(change: Callable[[Tensor, Tensor], Tensor], *, deepstack: bool) -> AbstractContextManager[None]:
-    """``change(features (F, C), mask (B, S))`` makes the features that are scattered."""
+    """``change(features (F, C), mask (B, S))`` are the features that are scattered."""
     return scatter_changed(
         lambda original, target, mask, features: original(target, mask, change(features, mask)), deepstack=deepstack
     )
 
 
 def embedded_changed(change: Callable[[Qwen3VL, Inputs, Embedded], Embedded]) -> AbstractContextManager[None]:
+    """``change(model, inputs, embedded)`` is what the language model gets for a prompt."""
     return around(Qwen3VL, "embed", lambda original, self, inputs: change(self, inputs, original(self, inputs)))
 
 
 def _features_given(change: Callable[[TextModel, list[Tensor]], list[Tensor] | None]) -> AbstractContextManager[None]:
-    """``change(model, features)`` makes what the language model is given to add, one a layer."""
+    """The language model adds ``change(model, features)``, one tensor per layer, instead of the DeepStack features."""
 
     def forward(original: Any, self: TextModel, *args: Any, deepstack: Any = None, **options: Any) -> Tensor:
         return original(self, *args, deepstack=change(self, deepstack) if deepstack else deepstack, **options)
@@ -68,7 +65,7 @@ def _features_given(change: Callable[[TextModel, list[Tensor]], list[Tensor] | N
 
 
 def _images_first(model: Qwen3VL, inputs: Inputs, embedded: Embedded) -> Embedded:
-    """Features of all pictures, then of all videos, go to the visual tokens in prompt order."""
+    """The visual tokens of the prompt get the features of all pictures first, then those of all videos."""
     image, video = (inputs.input_ids == token for token in (model.config.image_token_id, model.config.video_token_id))
 
     def mixed(values: Tensor) -> Tensor:
@@ -89,13 +86,13 @@ def _videos_left_as_text(model: Qwen3VL, inputs: Inputs, embedded: Embedded) -> 
 
 
 def _first_channels_only(original: Scatter, target: Tensor, mask: Tensor, features: Tensor) -> Tensor:
-    """The range over the channels is as long as the prompt."""
+    """As many channels are written as the prompt has tokens."""
     full, tokens = original(target, mask, features), target.shape[1]
     return torch.cat([full[..., :tokens], target[..., tokens:]], dim=-1)
 
 
 def _restarting_in_each_row(features: Tensor, mask: Tensor) -> Tensor:
-    """Every row takes features from the first one on."""
+    """Every row starts again at the first feature."""
     return torch.cat([features[:count] for count in mask.sum(dim=1).tolist()])
 
 
@@ -106,14 +103,12 @@ def _rows_reversed(features: Tensor, mask: Tensor) -> Tensor:
 
 
 def _one_token(features: Tensor, _mask: Tensor) -> Tensor:
-    features = features.clone()
-    features[len(features) // 2] = features[0]
-    return features
+    return copied(features, to=len(features) // 2, of=0)
 
 
 @contextmanager
 def _each_chunk_from_the_first() -> Iterator[None]:
-    """Every chunk of a prefill takes DeepStack features from the first one on."""
+    """Every chunk of a prefill starts again at the first DeepStack feature."""
     whole: list[Tensor] = []
 
     def embed(original: Any, self: Qwen3VL, inputs: Inputs) -> Embedded:
@@ -133,12 +128,12 @@ def _each_chunk_from_the_first() -> Iterator[None]:
 
 
 def _at_vision_indices(model: TextModel, features: list[Tensor]) -> list[Tensor]:
-    """After the layers that have the numbers of the tapped vision blocks."""
+    """Features are added after the layers that have the numbers of the tapped vision blocks."""
     at = dict(zip(_TAPS[len(features)], features, strict=True))
     return [at.get(layer, torch.zeros_like(features[0])) for layer in range(max(at) + 1)][: len(model.layers)]
 
 
-# The tapped blocks of the tiny shapes, by how many there are.
+# The tapped vision blocks of the tiny shapes, by their number.
 _TAPS = {3: (1, 3, 4), 2: (0, 2), 1: (2,)}
 
 
@@ -150,39 +145,42 @@ def _one_layer_late(_model: TextModel, features: list[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(features[0]), *features[:-1]]
 
 
-def _added_before_the_layer() -> AbstractContextManager[None]:
-    """DeepStack features are added to a layer's input; what was added after it is not."""
+def _no_features(_model: TextModel, features: list[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(feature) for feature in features]
 
-    @contextmanager
-    def planted() -> Iterator[None]:
-        held: list[Tensor] = []
 
-        def forward(original: Any, self: TextModel, *args: Any, deepstack: Any = None, **options: Any) -> Tensor:
-            held[:] = deepstack or []
-            zeros = [torch.zeros_like(feature) for feature in held]
-            return original(self, *args, deepstack=zeros or deepstack, **options)
+@contextmanager
+def _features_held() -> Iterator[list[Tensor]]:
+    """The DeepStack features of the current forward, one tensor per layer; empty in decode steps."""
+    held: list[Tensor] = []
+
+    def forward(original: Any, self: TextModel, *args: Any, deepstack: Any = None, **options: Any) -> Tensor:
+        held[:] = deepstack or []
+        return original(self, *args, deepstack=deepstack, **options)
+
+    with around(TextModel, "forward", forward):
+        yield held
+
+
+@contextmanager
+def _added_before_the_layer() -> Iterator[None]:
+    """DeepStack features are added to a layer's input, and zeros to its output."""
+    with _features_given(_no_features), _features_held() as held:  # planted last, so it is called first
 
         def layer(original: Any, self: DecoderLayer, x: Tensor, *rest: Any) -> Tensor:
             index = self.self_attn.layer
             return original(self, x + held[index] if index < len(held) else x, *rest)
 
-        with around(TextModel, "forward", forward), around(DecoderLayer, "forward", layer):
+        with around(DecoderLayer, "forward", layer):
             yield
 
-    return planted()
 
+@contextmanager
+def _other_order() -> Iterator[None]:
+    """Features are added to the MLP's output first, then to the stream: the same sum with other rounding."""
+    stream: dict[int, Tensor] = {}
 
-def _other_order() -> AbstractContextManager[None]:
-    """The features are added to the MLP's output, and their sum to the stream: the same sum, rounded elsewhere."""
-
-    @contextmanager
-    def planted() -> Iterator[None]:
-        held: list[Tensor] = []
-        stream: dict[int, Tensor] = {}
-
-        def forward(original: Any, self: TextModel, *args: Any, deepstack: Any = None, **options: Any) -> Tensor:
-            held[:] = deepstack or []
-            return original(self, *args, deepstack=deepstack, **options)
+    with _features_held() as held, altered("text.layers.{}.deepstack", lambda _x, index: stream[index]):
 
         def layer(_original: Any, self: DecoderLayer, x: Tensor, *rest: Any) -> Tensor:
             x = x + self.self_attn(self.tap("input_norm", self.input_layernorm(x)), *rest)
@@ -192,190 +190,160 @@ def _other_order() -> AbstractContextManager[None]:
                 stream[index] = x + (mlp + held[index])
             return self.tap("out", x + mlp)
 
-        with (
-            around(TextModel, "forward", forward),
-            around(DecoderLayer, "forward", layer),
-            altered("text.layers.{}.deepstack", lambda _x, index: stream[index]),
-        ):
+        with around(DecoderLayer, "forward", layer):
             yield
 
-    return planted()
 
-
-@contextmanager
-def _embedding_off_by_one() -> Iterator[None]:
-    """In the language model only: the position table of the tower is an nn.Embedding too."""
+def _embedding_off_by_one() -> AbstractContextManager[None]:
+    """In the language model only; the position table of the tower is an nn.Embedding too."""
 
     def wrapper(original: Any, self: Qwen3VL, *args: Any, **options: Any) -> Any:
-        table = self.model.language_model.embed_tokens
-        shifted = nn.Embedding.from_pretrained(table.weight.roll(-1, dims=0))
-        modules = self.model.language_model._modules
-        modules["embed_tokens"] = shifted
-        try:
+        language = self.model.language_model
+        shifted = nn.Embedding.from_pretrained(language.embed_tokens.weight.roll(-1, dims=0))
+        with replaced(language, "_modules", {**language._modules, "embed_tokens": shifted}):
             return original(self, *args, **options)
-        finally:
-            modules["embed_tokens"] = table
 
-    with around(Qwen3VL, "embed", wrapper):
-        yield
+    return around(Qwen3VL, "embed", wrapper)
 
 
-def _scatter(id: str, title: str, plant: Any, needs: frozenset[str] = PICTURE, **more: Any) -> Mutant:
-    component = more.pop("component", "scatter")
-    return Mutant(
-        id=id, title=title, component=component, seam="text.inputs_embeds", step="prefill", plant=plant, needs=needs,
-        **more,
-    )  # fmt: skip
-
-
-def _deepstack(id: str, title: str, plant: Any, needs: frozenset[str] = PICTURE, **more: Any) -> Mutant:
-    seam = more.pop("seam", "text.layers.{}.deepstack")
-    return Mutant(
-        id=id, title=title, component="deepstack", seam=seam, step="prefill", plant=plant, needs=needs, **more
-    )
-
-
-def _tokens(id: str, title: str, plant: Any, needs: frozenset[str] = FORWARD, **more: Any) -> Mutant:
-    return Mutant(
-        id=id, title=title, component="embedding", seam="text.embed_tokens", step="prefill", plant=plant, needs=needs,
-        **more,
-    )  # fmt: skip
-
+tokens = family(component="embedding", seam="text.embed_tokens", step="prefill", needs=FORWARD)
+features = family(component="scatter", seam="text.inputs_embeds", step="prefill", needs=PICTURE)
+deepstack = family(component="deepstack", seam="text.layers.{}.deepstack", step="prefill", needs=PICTURE)
 
 MUTANTS = [
-    _tokens("embedding-row-off-by-one", "token embeddings are those of the next token", _embedding_off_by_one),
-    _tokens(
+    tokens("embedding-row-off-by-one", "token embeddings are those of the next token", _embedding_off_by_one),
+    tokens(
         "embedding-scaled",
-        "token embeddings are scaled by the root of the width, as in Gemma",
+        "token embeddings are scaled by the square root of the width, as in Gemma",
         lambda: altered("text.embed_tokens", lambda x: x * x.shape[-1] ** 0.5),
     ),
-    _tokens(
+    tokens(
         "embedding-in-bf16",
-        "token embeddings are rounded to bfloat16 in every model",
+        "token embeddings are always rounded to bfloat16",
         lambda: altered("text.embed_tokens", lambda x: rounded(x, torch.bfloat16)),
-        frozenset({"forward", "weights finer than bfloat16"}),
+        needs=frozenset({"forward", "weights finer than bfloat16"}),
         dtypes=(FLOAT32,),
-        invisible="bfloat16: they are bfloat16 there",
+        invisible="bfloat16: they are bfloat16 anyway",
     ),
-    _scatter(
+    features(
         "feature-order-images-first",
-        "features of pictures, then of videos, go to visual tokens in prompt order",
+        "visual tokens get the features of all pictures first, then those of all videos",
         lambda: embedded_changed(_images_first),
-        frozenset({"video first"}),
+        needs=frozenset({"video first"}),
         real=True,
         source="vmlx-swift #404; TensorRT-LLM #15852; vLLM #46213",
     ),
-    _scatter(
+    features(
         "embed-scatter-hidden-slice-uses-seqlen",
         "only as many channels are written as the prompt has tokens",
         lambda: scatter_changed(_first_channels_only, deepstack=False),
-        frozenset({"picture", "short"}),
+        needs=frozenset({"picture", "short"}),
         real=True,
         source="mistral.rs, c98198c21 (#1690)",
     ),
-    _scatter(
+    features(
         "video-token-mask-omitted",
         "video tokens keep their token embeddings",
         lambda: embedded_changed(_videos_left_as_text),
-        VIDEO,
         component="video",
+        needs=VIDEO,
         real=True,
         source="mlx-vlm, 1b65dfd3 (#529)",
     ),
-    _scatter(
+    features(
         "features-reversed",
-        "picture features are scattered from the last to the first",
+        "picture features are scattered in reverse order",
         lambda: features_changed(lambda features, _mask: features.flip(0), deepstack=False),
     ),
-    _scatter(
+    features(
         "features-of-rows-swapped",
-        "the pictures of the last row go to the first row",
+        "picture features of the last row go to the first row",
         lambda: features_changed(_rows_reversed, deepstack=False),
-        frozenset({"pictures in two rows"}),
         component="batch",
+        needs=frozenset({"pictures in two rows"}),
     ),
-    _scatter(
+    features(
         "features-restart-in-each-row",
-        "every row takes features from the first one on",
+        "every row starts again at the first picture feature",
         lambda: features_changed(_restarting_in_each_row, deepstack=False),
-        frozenset({"pictures in two rows"}),
         component="batch",
+        needs=frozenset({"pictures in two rows"}),
     ),
-    _scatter(
+    features(
         "one-feature-wrong",
-        "one picture token among all has the features of the first",
+        "one picture token has the features of the first",
         lambda: features_changed(_one_token, deepstack=False),
     ),
-    _scatter(
+    features(
         "features-added-to-embeddings",
-        "features are added to the placeholder's embedding, which they should replace",
+        "features are added to the placeholder's embedding instead of replacing it",
         lambda: scatter_changed(
             lambda original, target, mask, features: target + original(torch.zeros_like(target), mask, features),
             deepstack=False,
         ),
     ),
-    _deepstack(
+    deepstack(
         "deepstack-not-injected",
         "DeepStack features are not added",
-        lambda: _features_given(lambda _model, features: [torch.zeros_like(x) for x in features]),
+        lambda: _features_given(_no_features),
         real=True,
         source="lmstudio-ai/mlx-engine #237; onnxruntime-genai #2513; mlx-vlm #1635; vLLM #43617",
     ),
-    _deepstack(
+    deepstack(
         "deepstack-offset-not-advanced-per-row",
-        "every row takes DeepStack features from the first one on",
+        "every row starts again at the first DeepStack feature",
         lambda: features_changed(_restarting_in_each_row, deepstack=True),
-        frozenset({"pictures in two rows"}),
+        needs=frozenset({"pictures in two rows"}),
         real=True,
         source="mlx-vlm, 81426ea5 -> 410dcffd; #2299",
     ),
-    _deepstack(
+    deepstack(
         "deepstack-chunked-prefill-offset0",
-        "every chunk takes DeepStack features from the first one on",
+        "every chunk starts again at the first DeepStack feature",
         _each_chunk_from_the_first,
-        frozenset({"chunked"}),
+        needs=frozenset({"chunked"}),
         real=True,
         source="mlx-vlm 5b573802 (#1332, #856); sglang-omni #181/#134",
     ),
-    _deepstack(
+    deepstack(
         "deepstack-injected-at-vit-indices",
-        "DeepStack features are added after the layers that have the vision blocks' numbers",
+        "DeepStack features are added after the layers numbered like the tapped vision blocks",
         lambda: _features_given(_at_vision_indices),
         real=True,
         source="wangzhaode/llm-export #79; vLLM-metax #118",
     ),
-    _deepstack(
+    deepstack(
         "deepstack-injection-order-one-layer-late",
-        "DeepStack features are added in another rounding order",
+        "DeepStack features are added in another order, which rounds differently",
         _other_order,
         real=True,
         source="SGLang #14636, #34690",
         dtypes=(),
-        invisible="the same sum, rounded elsewhere: no gate may see it in any dtype",
+        invisible="any dtype: the same sum with other rounding, which no gate may report",
     ),
-    _deepstack(
+    deepstack(
         "deepstack-one-layer-late",
         "DeepStack features are added one layer late",
         lambda: _features_given(_one_layer_late),
     ),
-    _deepstack(
+    deepstack(
         "deepstack-before-the-layer",
-        "DeepStack features are added to a layer's input",
+        "DeepStack features are added to a layer's input instead of its output",
         _added_before_the_layer,
         seam="text.layers.0.input_norm",
     ),
-    _deepstack(
+    deepstack(
         "deepstack-path-missing",
         "the language model has no DeepStack at all",
         lambda: _features_given(lambda _model, _features: None),
     ),
-    _deepstack(
+    deepstack(
         "deepstack-order-reversed",
-        "the last DeepStack features are added first",
+        "DeepStack features are added in reverse order",
         lambda: _features_given(lambda _model, features: features[::-1]),
-        frozenset({"picture", "several taps"}),
+        needs=frozenset({"picture", "several taps"}),
     ),
-    _deepstack(
+    deepstack(
         "deepstack-not-for-videos",
         "DeepStack features of videos are not added",
         lambda: embedded_changed(
@@ -386,17 +354,17 @@ MUTANTS = [
                 ],
             )
         ),
-        VIDEO,
+        needs=VIDEO,
     ),
-    _deepstack(
+    deepstack(
         "deepstack-last-tap-lost",
         "the last DeepStack features are not added",
         lambda: _features_given(lambda _model, features: [*features[:-1], torch.zeros_like(features[-1])]),
     ),
-    _deepstack(
+    deepstack(
         "deepstack-first-row-only",
-        "DeepStack features are added to the first row only",
+        "only the first row gets DeepStack features",
         lambda: _features_given(lambda _model, features: [_first_row(x) for x in features]),
-        frozenset({"picture in a later row"}),
+        needs=frozenset({"picture in a later row"}),
     ),
 ]

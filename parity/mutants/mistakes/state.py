@@ -1,4 +1,4 @@
-"""Mistakes in what is kept: the KV cache, and anything that one request leaves to another.
+"""Mistakes in stored state: in the KV cache, and in anything that one request leaves to another.
 
 Shape legend
     B, S, T   batch, new tokens, cached tokens
@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import port.model
-from parity.mutants.base import FLOAT32, Mutant, altered, around, rounded
+from parity.mutants.arithmetic import rounded
+from parity.mutants.base import BATCH, FLOAT32, FORWARD, altered, around, family
+from parity.mutants.mistakes.positions import Prompt, position_ids_changed
 from port.cache import KVCache
 from port.model import Inputs, Qwen3VL
 
-FORWARD, REQUESTS = frozenset({"forward"}), frozenset({"requests"})
-
 
 def _update_changed(change: Callable[[KVCache, int, Tensor, Tensor], None]) -> AbstractContextManager[None]:
-    """``change(cache, layer, keys, values)`` works on the cache after the newest (B, K, S, D) were stored."""
+    """``change(cache, layer, keys, values)`` changes the cache after new keys and values (B, K, S, D) are stored."""
 
     def wrapper(original: Any, self: KVCache, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         original(self, layer, keys, values)
@@ -33,16 +32,21 @@ def _update_changed(change: Callable[[KVCache, int, Tensor, Tensor], None]) -> A
     return around(KVCache, "update", wrapper)
 
 
+def _newest(stored: Tensor, cache: KVCache, layer: int, tokens: int) -> Tensor:
+    """A view of the newest stored keys or values of a layer (B, K, S, D)."""
+    return stored[layer, :, :, cache.length - tokens : cache.length]
+
+
 def _keys_rounded(cache: KVCache, layer: int, keys: Tensor, _values: Tensor) -> None:
-    cache._keys[layer, :, :, cache.length - keys.shape[2] : cache.length] = rounded(keys, torch.float16)
+    _newest(cache._keys, cache, layer, keys.shape[2]).copy_(rounded(keys, torch.float16))
 
 
-def _values_over_keys(cache: KVCache, layer: int, keys: Tensor, values: Tensor) -> None:
-    cache._keys[layer, :, :, cache.length - keys.shape[2] : cache.length] = values
+def _values_over_keys(cache: KVCache, layer: int, _keys: Tensor, values: Tensor) -> None:
+    _newest(cache._keys, cache, layer, values.shape[2]).copy_(values)
 
 
-def _keys_over_values(cache: KVCache, layer: int, keys: Tensor, values: Tensor) -> None:
-    cache._values[layer, :, :, cache.length - keys.shape[2] : cache.length] = keys
+def _keys_over_values(cache: KVCache, layer: int, keys: Tensor, _values: Tensor) -> None:
+    _newest(cache._values, cache, layer, keys.shape[2]).copy_(keys)
 
 
 def _values_one_early(cache: KVCache, layer: int, keys: Tensor, values: Tensor) -> None:
@@ -52,33 +56,32 @@ def _values_one_early(cache: KVCache, layer: int, keys: Tensor, values: Tensor) 
 
 
 def _newest_key_stale(cache: KVCache, layer: int, keys: Tensor, _values: Tensor) -> None:
-    """A decode step's slot keeps the key of the token before."""
+    """A decode step caches the key of the token before."""
     if keys.shape[2] == 1:
         cache._keys[layer, :, :, cache.length - 1] = cache._keys[layer, :, :, cache.length - 2].clone()
 
 
 def _first_slot_overwritten(cache: KVCache, layer: int, keys: Tensor, _values: Tensor) -> None:
-    """From the third decode step on, new keys also go to row 0's oldest slot, as in a ring that is too small."""
+    """The key of the second to last slot also goes to row 0's oldest slot, as in a ring that is too small."""
     if keys.shape[2] == 1 and cache.length == cache.capacity - 1:
         oldest = int(cache.visible[0].int().argmax())
         cache._keys[layer, 0, :, oldest] = keys[0, :, 0]
 
 
 def _chunk_values_lost(cache: KVCache, layer: int, keys: Tensor, values: Tensor) -> None:
-    """A later chunk of a prefill leaves its first value out."""
+    """A later chunk of a prefill loses its first value."""
     if keys.shape[2] > 1 and cache.length > keys.shape[2]:
         cache._values[layer, :, :, cache.length - keys.shape[2]] = 0
 
 
 def _later_rows_shifted(cache: KVCache, layer: int, keys: Tensor, values: Tensor) -> None:
-    """Rows but the first get the values of the row before."""
-    start = cache.length - keys.shape[2]
-    cache._values[layer, 1:, :, start : cache.length] = values[:-1]
+    """Every row but the first gets the values of the row before."""
+    _newest(cache._values, cache, layer, keys.shape[2])[1:] = values[:-1]
 
 
 @contextmanager
 def _delta_on_the_model() -> Iterator[None]:
-    """The rope delta is kept on the model: the last prefill's counts for every request."""
+    """The rope delta is stored on the model, so that of the latest prefill is used for every request."""
     latest: list[Tensor] = []
 
     def prefill(original: Any, self: Qwen3VL, inputs: Inputs, cache: KVCache, **options: Any) -> Tensor:
@@ -97,26 +100,23 @@ def _delta_on_the_model() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _stale_positions() -> Iterator[None]:
-    """The position ids of the first prompt are used again for the prompts after it, as far as they go."""
+def _stale_positions() -> AbstractContextManager[None]:
+    """Later prompts start with the position ids of the first prompt."""
     first: list[Tensor] = []
 
-    def wrapper(original: Any, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-        positions, delta = original(ids, mask, **options)
+    def change(positions: Tensor, _prompt: Prompt) -> Tensor:
         if not first:
             first.append(positions.clone())
         tokens = min(first[0].shape[-1], positions.shape[-1])
         positions[:, :1, :tokens] = first[0][:, :1, :tokens]
-        return positions, delta
+        return positions
 
-    with around(port.model, "mrope_positions", wrapper):
-        yield
+    return position_ids_changed(change)
 
 
 @contextmanager
 def _features_by_ids() -> Iterator[None]:
-    """Picture features are kept by token ids: other pixels in the same prompt get the features of the first."""
+    """Picture features are cached by token ids, so other pixels in the same prompt get the features of the first."""
     kept: dict[bytes, Any] = {}
     ids: list[bytes] = [b""]
 
@@ -131,9 +131,8 @@ def _features_by_ids() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _shared_storage() -> Iterator[None]:
-    """All caches lie in the same memory: a request overwrites the keys of another."""
+def _shared_storage() -> AbstractContextManager[None]:
+    """All caches share the same memory, so a request overwrites the keys of another."""
     memory: dict[tuple[int, ...], Tensor] = {}
 
     def wrapper(original: Any, self: KVCache, *args: Any, **options: Any) -> None:
@@ -144,20 +143,13 @@ def _shared_storage() -> Iterator[None]:
             memory[shape] = torch.zeros(shape, dtype=self._keys.dtype)
         self._keys = memory[shape][:, :, :, :capacity]
 
-    with around(KVCache, "__init__", wrapper):
-        yield
+    return around(KVCache, "__init__", wrapper)
 
 
-@contextmanager
-def _tower_state_kept() -> Iterator[None]:
-    """The segment boundaries of the first tower pass are used for every other one that has as many patches."""
+def _segments_kept() -> AbstractContextManager[None]:
+    """Segment boundaries are cached by the number of patches."""
     kept: dict[int, Tensor] = {}
-
-    def boundaries(value: Tensor) -> Tensor:
-        return kept.setdefault(int(value[-1]), value)
-
-    with altered("vision.cu_seqlens", boundaries):
-        yield
+    return altered("vision.cu_seqlens", lambda value: kept.setdefault(int(value[-1]), value))
 
 
 def _visible_forgotten(original: Any, self: KVCache, mask: Tensor) -> None:
@@ -167,117 +159,96 @@ def _visible_forgotten(original: Any, self: KVCache, mask: Tensor) -> None:
         self._visible[:, : self.length] = True
 
 
-def _cache(id: str, title: str, seam: str, plant: Any, needs: frozenset[str] = FORWARD, **more: Any) -> Mutant:
-    step = more.pop("step", "prefill")
-    return Mutant(
-        id=id, title=title, component="kv-cache", seam="text.layers.{}.attn." + seam, step=step, plant=plant,
-        needs=needs, **more,
-    )  # fmt: skip
-
-
-def _requests(id: str, title: str, seam: str, step: str, plant: Any, **more: Any) -> Mutant:
-    return Mutant(
-        id=id, title=title, component="kv-cache-decode", seam=seam, step=step, plant=plant, needs=REQUESTS, **more
-    )
-
+keys = family(component="kv-cache", seam="text.layers.{}.attn.k_cache", step="prefill", needs=FORWARD)
+values = family(component="kv-cache", seam="text.layers.{}.attn.v_cache", step="prefill", needs=FORWARD)
+requests = family(component="kv-cache-decode", needs=frozenset({"requests"}))
 
 MUTANTS = [
-    _cache(
+    keys(
         "cache-keys-in-f16",
-        "keys are kept in float16 (mistral.rs on the CPU, unless MISTRALRS_CPU_KV_F32=1)",
-        "k_cache",
+        "keys are cached in float16, as in mistral.rs on the CPU without MISTRALRS_CPU_KV_F32=1",
         lambda: _update_changed(_keys_rounded),
         source="mistral.rs 0.9.5, made up from its default",
         dtypes=(FLOAT32,),
-        invisible="bfloat16: float16 holds nearly every key exactly, within the floor",
+        invisible="bfloat16: float16 holds nearly every key exactly, so within the floor",
     ),
-    _cache(
-        "cache-values-over-keys", "values are stored as keys", "k_cache", lambda: _update_changed(_values_over_keys)
-    ),
-    _cache(
-        "cache-keys-over-values", "keys are stored as values", "v_cache", lambda: _update_changed(_keys_over_values)
-    ),
-    _cache(
+    keys("cache-values-over-keys", "values overwrite the cached keys", lambda: _update_changed(_values_over_keys)),
+    values("cache-keys-over-values", "keys overwrite the cached values", lambda: _update_changed(_keys_over_values)),
+    keys(
         "cache-newest-key-stale",
-        "a decode step's slot keeps the key of the token before",
-        "k_cache",
+        "a decode step caches the key of the token before",
         lambda: _update_changed(_newest_key_stale),
         step="decode 1",
     ),
-    _cache(
+    values(
         "cache-values-one-early",
-        "a decode step's values also overwrite those of the token before",
-        "v_cache",
+        "a decode step also overwrites the values of the token before",
         lambda: _update_changed(_values_one_early),
         step="decode 1",
     ),
-    _cache(
+    keys(
         "cache-ring-too-small",
-        "the last slot but one also overwrites the oldest key",
-        "k_cache",
+        "the second to last slot also overwrites the oldest key",
         lambda: _update_changed(_first_slot_overwritten),
         step="decode 3",
     ),
-    _cache(
+    values(
         "cache-chunk-loses-a-value",
-        "a later chunk of a prefill leaves its first value out",
-        "v_cache",
+        "a later chunk of a prefill loses its first value",
         lambda: _update_changed(_chunk_values_lost),
-        frozenset({"chunked"}),
+        needs=frozenset({"chunked"}),
     ),
-    _cache(
+    values(
         "cache-rows-shifted",
-        "rows but the first get the values of the row before",
-        "v_cache",
+        "every row but the first gets the cached values of the row before",
         lambda: _update_changed(_later_rows_shifted),
-        frozenset({"batch"}),
+        needs=BATCH,
     ),
-    Mutant(
-        id="cache-forgets-padding",
-        title="a decode step forgets which cached tokens were padding",
-        component="kv-cache",
+    keys(
+        "cache-forgets-padding",
+        "a decode step forgets which cached tokens were padding",
+        lambda: around(KVCache, "extend", _visible_forgotten),
         seam="text.causal_mask",
         step="decode 1",
-        plant=lambda: around(KVCache, "extend", _visible_forgotten),
-        needs=frozenset({"batch"}),
+        needs=BATCH,
     ),
-    _requests(
+    requests(
         "position-ids-stale-on-new-image",
-        "the position ids of the first prompt are used again",
-        "text.position_ids",
-        "prefill",
+        "the position ids of the first prompt are used for later prompts",
         _stale_positions,
+        seam="text.position_ids",
+        step="prefill",
         real=True,
         source="mlx-vlm, e5592281 (#756), 509699e8 (#761)",
     ),
-    _requests(
+    requests(
         "prefix-cache-ignores-pixels",
-        "picture features are kept by token ids, whatever the pixels",
-        "vision.patch_embed",
-        "prefill, images",
+        "picture features are cached by token ids, whatever the pixels",
         _features_by_ids,
+        seam="vision.patch_embed",
+        step="prefill, images",
         real=True,
         source="SGLang, #5455",
     ),
-    _requests(
+    requests(
         "rope-delta-kept-on-the-model",
-        "the rope delta of the last prefill counts for every request",
-        "text.position_ids",
-        "decode 1",
+        "the rope delta of the latest prefill is used for every request",
         _delta_on_the_model,
+        seam="text.position_ids",
+        step="decode 1",
     ),
-    _requests(
+    requests(
         "cache-memory-shared",
-        "the caches of all requests lie in the same memory",
-        "text.layers.{}.attn.k_cache",
-        "decode 1",
+        "the caches of all requests share the same memory",
         _shared_storage,
+        seam="text.layers.{}.attn.k_cache",
+        step="decode 1",
     ),
-    _requests(
+    requests(
         "segment-boundaries-kept",
-        "segment boundaries are kept by the number of patches",
-        "vision.cu_seqlens",
-        "prefill, images",
-        _tower_state_kept,
+        "attention segments are cached by the number of patches",
+        _segments_kept,
+        seam="vision.cu_seqlens",
+        step="prefill, images",
     ),
 ]

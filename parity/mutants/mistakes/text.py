@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from parity.mutants.base import FLOAT32, Mutant, altered, around, replaced, rounded
+from parity.mutants.arithmetic import copied, pairs_rotated, rounded
+from parity.mutants.base import BATCH, FLOAT32, FORWARD, altered, around, family, replaced
 from port.layers import RMSNorm, apply_rotary, rotate_half
 from port.model import Qwen3VL
 from port.text import DecoderLayer, TextAttention, TextMLP, TextModel
-
-FORWARD, FAINT_STREAM = frozenset({"forward"}), frozenset({"faint stream"})
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, _attn: TextAttention) -> Tensor:
@@ -31,16 +30,17 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, _attn: TextAttention)
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """Attention written again, with places in which to be wrong; as it stands it is the port's.
+    """Attention whose parts can be replaced. The defaults compute what the port's own attention computes.
 
-    ``norm_q`` and ``norm_k`` get (attention, x (B, S, heads, D)), the turns (x, cos, sin).
+    ``norm_q`` and ``norm_k`` get (attention, x (B, S, heads, D)); ``rotate_q``, ``rotate_k`` and ``rotate_v`` get
+    (x, cos, sin).
     """
 
     norm_q: Callable[[TextAttention, Tensor], Tensor] = lambda attn, q: attn.q_norm(q)
     norm_k: Callable[[TextAttention, Tensor], Tensor] = lambda attn, k: attn.k_norm(k)
-    turn_q: Callable[..., Tensor] = apply_rotary
-    turn_k: Callable[..., Tensor] = apply_rotary
-    turn_v: Callable[..., Tensor] = lambda v, cos, sin: v
+    rotate_q: Callable[..., Tensor] = apply_rotary
+    rotate_k: Callable[..., Tensor] = apply_rotary
+    rotate_v: Callable[..., Tensor] = lambda v, cos, sin: v
     attend: Callable[..., Tensor] = _attend
     merge_heads: Callable[[Tensor], Tensor] = lambda context: context.transpose(1, 2).flatten(2)
     project: Callable[[TextAttention, Tensor], Tensor] = lambda attn, context: attn.o_proj(context)
@@ -50,9 +50,9 @@ class Attention:
         q = attn.tap("q_norm", self.norm_q(attn, attn.q_proj(x).view(heads)))
         k = attn.tap("k_norm", self.norm_k(attn, attn.k_proj(x).view(heads)))
         v = attn.tap("v", attn.v_proj(x).view(heads))
-        q = attn.tap("q_rope", self.turn_q(q, cos, sin)).transpose(1, 2)
-        k = attn.tap("k_rope", self.turn_k(k, cos, sin)).transpose(1, 2)
-        v = self.turn_v(v, cos, sin).transpose(1, 2)
+        q = attn.tap("q_rope", self.rotate_q(q, cos, sin)).transpose(1, 2)
+        k = attn.tap("k_rope", self.rotate_k(k, cos, sin)).transpose(1, 2)
+        v = self.rotate_v(v, cos, sin).transpose(1, 2)
         if cache is not None:
             k, v = cache.update(attn.layer, k, v)
         k, v = attn.tap("k_cache", k), attn.tap("v_cache", v)
@@ -63,15 +63,14 @@ class Attention:
         return replaced(TextAttention, "forward", lambda attn, *args: self.forward(attn, *args))
 
 
-def _rms(norm: RMSNorm, x: Tensor) -> Tensor:
-    return norm(x)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A decoder layer written again; ``second_residual`` gets the stream and its normed copy."""
+    """A decoder layer whose parts can be replaced.
 
-    input_norm: Callable[[RMSNorm, Tensor], Tensor] = _rms
+    ``second_norm`` gets (layer, stream, stream before attention), ``second_residual`` (stream, normed stream).
+    """
+
+    input_norm: Callable[[RMSNorm, Tensor], Tensor] = lambda norm, x: norm(x)
     second_norm: Callable[[DecoderLayer, Tensor, Tensor], Tensor] = lambda layer, x, before: (
         layer.post_attention_layernorm(x)
     )
@@ -94,22 +93,17 @@ def _rms_with(norm: RMSNorm, x: Tensor, *, eps: float | None = None, weight: Ten
 
 
 def _one_plus(norm: RMSNorm, x: Tensor) -> Tensor:
-    """Weights are taken for differences from 1, as in Gemma."""
+    """1 is added to the weights, as in Gemma."""
     return _rms_with(norm, x, weight=1 + norm.weight)
 
 
-def _mean_taken_off(norm: RMSNorm, x: Tensor) -> Tensor:
+def _mean_subtracted(norm: RMSNorm, x: Tensor) -> Tensor:
     return _rms_with(norm, x - x.mean(-1, keepdim=True))
 
 
 def _over_all_heads(norm: RMSNorm, x: Tensor) -> Tensor:
-    """One root mean square over all heads of a token, not one a head."""
+    """One root mean square for all heads of a token instead of one per head."""
     return norm.weight * x * torch.rsqrt(x.pow(2).mean((-2, -1), keepdim=True) + norm.eps)
-
-
-def _rope_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    even, odd = x[..., ::2], x[..., 1::2]
-    return x * cos + torch.stack([-odd, even], dim=-1).flatten(-2) * sin
 
 
 def _rotate_half_sign(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -128,13 +122,13 @@ def _hidden_over_heads(attn: TextAttention) -> int:
 
 
 def _tiled(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, _attn: TextAttention) -> Tensor:
-    """kv heads 0, 1, 0, 1, ..., not 0, 0, ..., 1, 1, ..."""
+    """kv heads in the order 0, 1, 0, 1, ... instead of 0, 0, ..., 1, 1, ..."""
     groups = q.shape[1] // k.shape[1]
     return F.scaled_dot_product_attention(q, k.repeat(1, groups, 1, 1), v.repeat(1, groups, 1, 1), attn_mask=mask)
 
 
 def _first_key_lost(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, attn: TextAttention) -> Tensor:
-    """The oldest visible key of a decode step is not seen."""
+    """A decode step does not attend to the oldest visible key."""
     if q.shape[2] == 1:
         mask = mask & (mask.cumsum(-1) > 1)
     return _attend(q, k, v, mask, attn)
@@ -148,9 +142,7 @@ def _scores_in_bfloat16(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, attn: Tex
 
 def _head_3(context: Tensor) -> Tensor:
     """(B, H, S, D) -> (B, S, H * D), head 3 with the values of head 0."""
-    context = context.clone()
-    context[:, 3] = context[:, 0]
-    return context.transpose(1, 2).flatten(2)
+    return copied(context, to=3, of=0, dim=1).transpose(1, 2).flatten(2)
 
 
 def _in_bfloat16(attn: TextAttention, context: Tensor) -> Tensor:
@@ -158,7 +150,7 @@ def _in_bfloat16(attn: TextAttention, context: Tensor) -> Tensor:
 
 
 def _mlp(change: Callable[[Tensor, Tensor], Tensor]) -> AbstractContextManager[None]:
-    """``change(gate, up)`` makes what goes into the down projection."""
+    """``change(gate, up)`` is the input of the down projection."""
     return replaced(TextMLP, "forward", lambda self, x: self.down_proj(change(self.gate_proj(x), self.up_proj(x))))
 
 
@@ -171,14 +163,12 @@ def _row_1(value: Tensor, *_numbers: int) -> Tensor:
 
 def _one_token(value: Tensor, *_numbers: int) -> Tensor:
     """The last token of each row has the values of the one before it."""
-    if value.shape[1] < 2:
-        return value
-    value = value.clone()
-    value[:, -1] = value[:, -2]
-    return value
+    return copied(value, to=-1, of=-2, dim=1) if value.shape[1] > 1 else value
 
 
 def _final_norm(change: Callable[[RMSNorm, Tensor], Tensor]) -> AbstractContextManager[None]:
+    """``change(norm, x)`` is the result of the norm after the last layer."""
+
     def forward(original: Any, model: TextModel, *args: Any, **options: Any) -> Tensor:
         def only(inner: Any, module: RMSNorm, x: Tensor) -> Tensor:
             return change(module, x) if module is model.norm else inner(module, x)
@@ -190,7 +180,7 @@ def _final_norm(change: Callable[[RMSNorm, Tensor], Tensor]) -> AbstractContextM
 
 
 def _logits(change: Callable[[Qwen3VL, Tensor], Tensor]) -> AbstractContextManager[None]:
-    """``change(model, hidden)`` makes the logits."""
+    """``change(model, hidden)`` are the logits."""
     return replaced(Qwen3VL, "logits", lambda self, hidden: self.tap("logits", change(self, hidden)))
 
 
@@ -207,289 +197,257 @@ def _head_in_bfloat16(model: Qwen3VL, hidden: Tensor) -> Tensor:
     return rounded(F.linear(hidden, model.output_weight()), torch.bfloat16)
 
 
-def _layer(id: str, title: str, seam: str, plant: Any, needs: frozenset[str] = FORWARD, **more: Any) -> Mutant:
-    component, step = more.pop("component", "text-attn"), more.pop("step", "prefill")
-    return Mutant(
-        id=id, title=title, component=component, seam="text.layers." + seam, step=step, plant=plant, needs=needs,
-        **more,
-    )  # fmt: skip
-
-
-def _end(id: str, title: str, seam: str, plant: Any, needs: frozenset[str] = FORWARD, **more: Any) -> Mutant:
-    return Mutant(
-        id=id, title=title, component="lm-head", seam=seam, step=more.pop("step", "prefill"), plant=plant, needs=needs,
-        **more,
-    )  # fmt: skip
-
+attention = family(component="text-attn", step="prefill", needs=FORWARD)
+context = family(component="text-attn", seam="text.layers.{}.attn.context", step="prefill", needs=FORWARD)
+rope = family(component="text-rope", step="prefill", needs=FORWARD)
+mlp = family(component="text-mlp", step="prefill", needs=FORWARD)
+final_norm = family(component="lm-head", seam="text.norm", step="prefill", needs=FORWARD)
+logits = family(component="lm-head", seam="logits", step="prefill", needs=FORWARD)
 
 MUTANTS = [
-    _layer(
+    attention(
         "text-input-norm-eps",
-        "eps 1e-5 in the input norm",
-        "{}.input_norm",
+        "the input norm uses eps 1e-5",
         Layer(input_norm=lambda n, x: _rms_with(n, x, eps=1e-5)).planted,
+        seam="text.layers.{}.input_norm",
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the norm itself",
     ),
-    _layer(
+    attention(
         "text-input-norm-one-plus",
-        "weights of the input norm are taken for differences from 1",
-        "{}.input_norm",
+        "1 is added to the weights of the input norm, as in Gemma",
         Layer(input_norm=_one_plus).planted,
+        seam="text.layers.{}.input_norm",
     ),
-    _layer(
+    attention(
         "text-input-norm-mean-off",
-        "the input norm takes the mean off",
-        "{}.input_norm",
-        Layer(input_norm=_mean_taken_off).planted,
+        "the input norm subtracts the mean",
+        Layer(input_norm=_mean_subtracted).planted,
+        seam="text.layers.{}.input_norm",
     ),
-    _layer(
+    attention(
         "text-q-norm-eps",
-        "eps 1e-5 in the norm of q",
-        "{}.attn.q_norm",
+        "the norm of q uses eps 1e-5",
         Attention(norm_q=lambda a, q: _rms_with(a.q_norm, q, eps=1e-5)).planted,
+        seam="text.layers.{}.attn.q_norm",
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the norm itself",
     ),
-    _layer(
+    attention(
         "text-q-norm-over-all-heads",
-        "q is normed over all heads at once",
-        "{}.attn.q_norm",
+        "q is normalised over all heads at once",
         Attention(norm_q=lambda a, q: _over_all_heads(a.q_norm, q)).planted,
+        seam="text.layers.{}.attn.q_norm",
     ),
-    _layer("text-q-not-normed", "q is not normed", "{}.attn.q_norm", Attention(norm_q=lambda a, q: q).planted),
-    _layer(
+    attention(
+        "text-q-not-normed",
+        "q is not normalised",
+        Attention(norm_q=lambda a, q: q).planted,
+        seam="text.layers.{}.attn.q_norm",
+    ),
+    attention(
         "text-k-norm-with-q-weights",
-        "k is normed with the weights of q",
-        "{}.attn.k_norm",
+        "k is normalised with the weights for q",
         Attention(norm_k=lambda a, k: a.q_norm(k)).planted,
+        seam="text.layers.{}.attn.k_norm",
     ),
-    _layer(
+    attention(
         "text-k-norm-over-all-heads",
-        "k is normed over all heads at once",
-        "{}.attn.k_norm",
+        "k is normalised over all heads at once",
         Attention(norm_k=lambda a, k: _over_all_heads(a.k_norm, k)).planted,
+        seam="text.layers.{}.attn.k_norm",
     ),
-    _layer(
+    attention(
         "text-v-of-one-token",
-        "the last token has the values of the one before it",
-        "{}.attn.v",
+        "the last token has the v of the token before",
         lambda: altered("text.layers.{}.attn.v", _one_token),
+        seam="text.layers.{}.attn.v",
     ),
-    _layer(
+    attention(
         "text-v-normed",
-        "v is normed like k",
-        "{}.attn.v",
+        "v is normalised too",
         lambda: altered("text.layers.{}.attn.v", lambda v, _layer: F.rms_norm(v, v.shape[-1:])),
+        seam="text.layers.{}.attn.v",
     ),
-    _layer(
+    rope(
         "text-rope-pairs",
-        "q and k turn in pairs of neighbouring channels",
-        "{}.attn.q_rope",
-        Attention(turn_q=_rope_pairs, turn_k=_rope_pairs).planted,
-        component="text-rope",
+        "neighbouring channels of q and k are rotated as pairs",
+        Attention(rotate_q=pairs_rotated, rotate_k=pairs_rotated).planted,
+        seam="text.layers.{}.attn.q_rope",
     ),
-    _layer(
+    rope(
         "text-rotate-half-sign",
-        "rotate_half has the other sign",
-        "{}.attn.q_rope",
-        Attention(turn_q=_rotate_half_sign, turn_k=_rotate_half_sign).planted,
-        component="text-rope",
+        "rotate_half has the wrong sign",
+        Attention(rotate_q=_rotate_half_sign, rotate_k=_rotate_half_sign).planted,
+        seam="text.layers.{}.attn.q_rope",
     ),
-    _layer(
+    rope(
         "text-k-not-turned",
-        "k is not turned",
-        "{}.attn.k_rope",
-        Attention(turn_k=lambda k, cos, sin: k).planted,
-        component="text-rope",
+        "rotary is not applied to k",
+        Attention(rotate_k=lambda k, cos, sin: k).planted,
+        seam="text.layers.{}.attn.k_rope",
     ),
-    _layer(
+    rope(
         "text-k-turned-twice",
-        "k is turned twice",
-        "{}.attn.k_rope",
-        Attention(turn_k=lambda k, cos, sin: apply_rotary(apply_rotary(k, cos, sin), cos, sin)).planted,
-        component="text-rope",
+        "rotary is applied to k twice",
+        Attention(rotate_k=lambda k, cos, sin: apply_rotary(apply_rotary(k, cos, sin), cos, sin)).planted,
+        seam="text.layers.{}.attn.k_rope",
     ),
-    _layer(
+    rope(
         "text-v-turned",
-        "v is turned too",
-        "{}.attn.v_cache",
-        Attention(turn_v=apply_rotary).planted,
-        component="text-rope",
+        "rotary is applied to v too",
+        Attention(rotate_v=apply_rotary).planted,
+        seam="text.layers.{}.attn.v_cache",
     ),
-    _layer(
+    context(
         "head-dim-derived-from-hidden",
-        "scores are scaled by hidden size over heads",
-        "{}.attn.context",
+        "attention scores are scaled by hidden_size / heads instead of head_dim",
         Attention(attend=_scale_of(_hidden_over_heads)).planted,
         real=True,
         source="ApxInf #56; mistral.rs 530463af1 text.rs",
     ),
-    _layer(
+    context(
         "text-attention-unscaled",
-        "scores are not scaled",
-        "{}.attn.context",
+        "attention scores are not scaled",
         Attention(attend=_scale_of(lambda attn: 1)).planted,
     ),
-    _layer(
+    context(
         "text-gqa-tiled",
-        "kv heads are tiled, not repeated",
-        "{}.attn.context",
+        "kv heads are tiled instead of repeated",
         Attention(attend=_tiled).planted,
-        frozenset({"grouped heads"}),
+        needs=frozenset({"grouped heads"}),
     ),
-    _layer(
+    context(
         "text-first-key-lost-in-decode",
-        "a decode step does not see the oldest token",
-        "{}.attn.context",
+        "a decode step does not attend to the oldest token",
         Attention(attend=_first_key_lost).planted,
         step="decode 1",
     ),
-    _layer(
+    context(
         "text-scores-in-bf16",
-        "scores are rounded to bfloat16",
-        "{}.attn.context",
+        "attention scores are rounded to bfloat16",
         Attention(attend=_scores_in_bfloat16).planted,
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of attention itself",
     ),
-    _layer("text-head-3", "head 3 has the values of head 0", "{}.attn.context", Attention(merge_heads=_head_3).planted),
-    _layer(
+    context("text-head-3", "head 3 has the values of head 0", Attention(merge_heads=_head_3).planted),
+    context(
         "text-heads-merged-transposed",
-        "heads are joined before they are put back in place",
-        "{}.attn.context",
+        "heads are joined without being transposed back first",
         Attention(merge_heads=lambda context: context.reshape(context.shape[0], context.shape[2], -1)).planted,
     ),
-    _layer(
+    attention(
         "text-o-proj-in-bf16",
         "the output projection is computed in bfloat16",
-        "{}.attn.out",
         Attention(project=_in_bfloat16).planted,
+        seam="text.layers.{}.attn.out",
         dtypes=(FLOAT32,),
-        invisible="bfloat16: it is bfloat16 there",
+        invisible="bfloat16: it is bfloat16 anyway",
     ),
-    _layer(
+    attention(
         "text-attn-out-of-later-rows",
-        "attention of every row but the first is scaled by 1.1",
-        "{}.attn.out",
+        "attention output is scaled by 1.1 in every row but the first",
         lambda: altered("text.layers.{}.attn.out", _row_1),
-        frozenset({"batch"}),
         component="batch",
+        seam="text.layers.{}.attn.out",
+        needs=BATCH,
     ),
-    _layer(
+    attention(
         "text-second-norm-of-residual",
-        "the second norm reads the stream before attention was added",
-        "{}.post_attention_norm",
+        "the second norm reads the residual stream before attention is added",
         Layer(second_norm=lambda layer, x, before: layer.post_attention_layernorm(before)).planted,
+        seam="text.layers.{}.post_attention_norm",
     ),
-    _layer(
+    attention(
         "text-second-norm-weights",
-        "the second norm has the weights of the input norm",
-        "{}.post_attention_norm",
+        "the second norm uses the weights of the input norm",
         Layer(second_norm=lambda layer, x, before: layer.input_layernorm(x)).planted,
+        seam="text.layers.{}.post_attention_norm",
     ),
-    _layer(
+    attention(
         "text-second-norm-eps",
-        "eps 1e-5 in the second norm",
-        "{}.post_attention_norm",
+        "the second norm uses eps 1e-5",
         Layer(second_norm=lambda layer, x, before: _rms_with(layer.post_attention_layernorm, x, eps=1e-5)).planted,
-        FAINT_STREAM,
+        seam="text.layers.{}.post_attention_norm",
+        needs=frozenset({"faint stream"}),
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the norm itself",
     ),
-    _layer(
+    mlp(
         "text-mlp-gelu",
-        "GELU in place of SiLU",
-        "{}.mlp.out",
+        "the MLP uses GELU instead of SiLU",
         lambda: _mlp(lambda gate, up: F.gelu(gate) * up),
-        component="text-mlp",
+        seam="text.layers.{}.mlp.out",
     ),
-    _layer(
+    mlp(
         "text-mlp-gate-up-swapped",
         "gate and up are swapped",
-        "{}.mlp.out",
         lambda: _mlp(lambda gate, up: gate * F.silu(up)),
-        component="text-mlp",
+        seam="text.layers.{}.mlp.out",
     ),
-    _layer(
+    mlp(
         "text-mlp-of-the-last-layer",
         "the last layer's MLP is scaled by 1.1",
-        "4.mlp.out",
         lambda: altered("text.layers.4.mlp.out", lambda x: x * 1.1),
-        frozenset({"five layers"}),
-        component="text-mlp",
+        seam="text.layers.4.mlp.out",
+        needs=frozenset({"five layers"}),
     ),
-    _layer(
+    mlp(
         "text-residual-of-normed",
-        "the MLP is added to its normed input",
-        "{}.out",
+        "the MLP's output is added to its normed input instead of the residual stream",
         Layer(second_residual=lambda x, normed: normed).planted,
-        component="text-mlp",
+        seam="text.layers.{}.out",
     ),
-    _layer(
+    mlp(
         "text-residual-dropped",
-        "the MLP's output replaces the stream",
-        "{}.out",
+        "the MLP's output replaces the residual stream",
         Layer(second_residual=lambda x, normed: torch.zeros_like(x)).planted,
-        component="text-mlp",
+        seam="text.layers.{}.out",
     ),
-    _layer(
+    mlp(
         "text-stream-of-the-last-layer",
-        "one token of the last layer has the stream of its neighbour",
-        "4.out",
+        "one token has its neighbour's output of the last layer",
         lambda: altered("text.layers.4.out", _one_token),
-        frozenset({"five layers"}),
-        component="text-mlp",
+        seam="text.layers.4.out",
+        needs=frozenset({"five layers"}),
     ),
-    _end("final-norm-skipped", "the final norm is skipped", "text.norm", lambda: _final_norm(lambda norm, x: x)),
-    _end(
+    final_norm("final-norm-skipped", "the final norm is skipped", lambda: _final_norm(lambda norm, x: x)),
+    final_norm(
         "final-norm-eps",
-        "eps 1e-5 in the final norm",
-        "text.norm",
+        "the final norm uses eps 1e-5",
         lambda: _final_norm(lambda norm, x: _rms_with(norm, x, eps=1e-5)),
-        FAINT_STREAM,
         step="*",
+        needs=frozenset({"faint stream"}),
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the norm itself",
     ),
-    _end(
+    final_norm(
         "final-norm-without-weight",
         "the final norm has no weight",
-        "text.norm",
         lambda: _final_norm(lambda norm, x: F.rms_norm(x, x.shape[-1:], eps=norm.eps)),
     ),
-    _end(
+    logits(
         "logits-of-embedding",
-        "the embedding matrix makes the logits of an untied model",
-        "logits",
+        "an untied model computes logits with the embedding matrix",
         lambda: _logits(_embedding_as_head),
-        frozenset({"untied"}),
+        needs=frozenset({"untied"}),
     ),
-    _end(
-        "logits-capped",
-        "logits are capped at 30, as in Gemma",
-        "logits",
-        lambda: _logits(_capped),
-    ),
-    _end(
+    logits("logits-capped", "logits are capped at 30, as in Gemma", lambda: _logits(_capped)),
+    logits(
         "logits-in-bf16",
         "logits are rounded to bfloat16",
-        "logits",
         lambda: _logits(_head_in_bfloat16),
         dtypes=(FLOAT32,),
-        invisible="bfloat16: they are bfloat16 there",
+        invisible="bfloat16: they are bfloat16 anyway",
     ),
-    _end(
+    logits(
         "logits-one-token-late",
         "logits are those of the token before",
-        "logits",
         lambda: altered("logits", lambda x: x.roll(1, dims=1)),
-        frozenset({"forward"}),
     ),
-    _end(
+    logits(
         "logits-of-last-vocabulary-row",
-        "the last vocabulary row's logit is 0",
-        "logits",
+        "the logit of the last vocabulary entry is 0",
         lambda: altered("logits", lambda x: torch.cat([x[..., :-1], torch.zeros_like(x[..., -1:])], -1)),
     ),
 ]

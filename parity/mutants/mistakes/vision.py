@@ -7,7 +7,7 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -16,24 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parity.mutants.base import FLOAT32, Mutant, altered, around, replaced, rounded
+from parity.mutants.arithmetic import copied, pairs_rotated, rounded
+from parity.mutants.base import FLOAT32, PICTURE, altered, around, family, replaced
 from port.layers import apply_rotary
 from port.vision import VisionAttention, VisionBlock, VisionMLP, attend_segments
-
-PICTURE = frozenset({"picture"})
-SEGMENTS = frozenset({"segments"})
-
-
-def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    return norm(x)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A vision block written again, with places in which to be wrong; as it stands it is the port's."""
+    """A vision block whose parts can be replaced. The defaults compute what the port's own block computes."""
 
-    norm1: Callable[[nn.LayerNorm, Tensor], Tensor] = _norm
-    norm2: Callable[[nn.LayerNorm, Tensor], Tensor] = _norm
+    norm1: Callable[[nn.LayerNorm, Tensor], Tensor] = lambda norm, x: norm(x)
+    norm2: Callable[[nn.LayerNorm, Tensor], Tensor] = lambda norm, x: norm(x)
     second_residual: Callable[[Tensor, Tensor], Tensor] = lambda x, normed: x
 
     def forward(self, block: VisionBlock, x: Tensor, cos: Tensor, sin: Tensor, lengths: list[int]) -> Tensor:
@@ -48,20 +42,20 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """A vision attention written again; ``split`` makes q, k, v (N, H, D) of (N, 3 * C)."""
+    """Vision attention whose parts can be replaced. ``split`` turns (N, 3 * C) into q, k and v, each (N, H, D)."""
 
     split: Callable[[Tensor, int, int], tuple[Tensor, ...]] = lambda qkv, h, d: qkv.view(-1, 3, h, d).unbind(1)
-    turn_q: Callable[..., Tensor] = apply_rotary
-    turn_k: Callable[..., Tensor] = apply_rotary
-    turn_v: Callable[..., Tensor] = lambda v, cos, sin: v
+    rotate_q: Callable[..., Tensor] = apply_rotary
+    rotate_k: Callable[..., Tensor] = apply_rotary
+    rotate_v: Callable[..., Tensor] = lambda v, cos, sin: v
     attend: Callable[..., Tensor] = attend_segments
     merge_heads: Callable[[Tensor], Tensor] = lambda context: context.flatten(1)
 
     def forward(self, attn: VisionAttention, x: Tensor, cos: Tensor, sin: Tensor, lengths: list[int]) -> Tensor:
         q, k, v = self.split(attn.tap("qkv", attn.qkv(x)), attn.num_heads, attn.head_dim)
-        q = attn.tap("q_rope", self.turn_q(q.to(cos.dtype), cos, sin).to(x.dtype))
-        k = attn.tap("k_rope", self.turn_k(k.to(cos.dtype), cos, sin).to(x.dtype))
-        v = self.turn_v(v.to(cos.dtype), cos, sin).to(x.dtype)
+        q = attn.tap("q_rope", self.rotate_q(q.to(cos.dtype), cos, sin).to(x.dtype))
+        k = attn.tap("k_rope", self.rotate_k(k.to(cos.dtype), cos, sin).to(x.dtype))
+        v = self.rotate_v(v.to(cos.dtype), cos, sin).to(x.dtype)
         context = self.merge_heads(self.attend(q, k, v, lengths))
         return attn.tap("out", attn.proj(attn.tap("context", context)))
 
@@ -69,26 +63,34 @@ class Attention:
         return replaced(VisionAttention, "forward", lambda attn, *args: self.forward(attn, *args))
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], **options: Any) -> Tensor:
-    """Attention inside each segment, one after another."""
-    parts = [
-        F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in segment), **options).transpose(0, 1)
-        for segment in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-    ]
+Segment = tuple[Tensor, Tensor, Tensor]
+
+
+def _segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Iterator[Segment]:
+    """q, k and v of each segment."""
+    return zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
+
+
+def _attend(segments: Iterable[Segment], **options: Any) -> Tensor:
+    """Attention within each segment; the contexts (N, H, D) of all segments."""
+    parts = []
+    for segment in segments:
+        q, k, v = (x.transpose(0, 1) for x in segment)
+        parts.append(F.scaled_dot_product_attention(q, k, v, **options).transpose(0, 1))
     return torch.cat(parts)
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    return _attend(q, k, v, lengths, is_causal=True)
+    return _attend(_segments(q, k, v, lengths), is_causal=True)
 
 
 def _unscaled(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    return _attend(q, k, v, lengths, scale=1.0)
+    return _attend(_segments(q, k, v, lengths), scale=1.0)
 
 
 def _cut_at_lengths(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    parts = zip(q.tensor_split(lengths), k.tensor_split(lengths), v.tensor_split(lengths), strict=True)
-    return torch.cat([_attend(sq, sk, sv, [len(sq)]) for sq, sk, sv in parts if len(sq)])
+    parts = zip(*(x.tensor_split(lengths) for x in (q, k, v)), strict=True)
+    return _attend((sq, sk, sv) for sq, sk, sv in parts if len(sq))
 
 
 def _additive_ones(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
@@ -99,30 +101,20 @@ def _additive_ones(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tenso
 
 
 def _last_key_lost(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    parts = [
-        F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in (sq, sk[:-1], sv[:-1]))).transpose(0, 1)
-        for sq, sk, sv in zip(q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-    ]
-    return torch.cat(parts)
+    return _attend((sq, sk[:-1], sv[:-1]) for sq, sk, sv in _segments(q, k, v, lengths))
 
 
 def _nan_when_large(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """What an index overflow in the score buffer leaves, at a size that tiny pictures reach."""
+    """The effect of an index overflow in the score buffer, at a size that tiny pictures reach."""
     out = attend_segments(q, k, v, lengths)
     return out * torch.nan if max(lengths) ** 2 * q.shape[1] > 2**15 else out
 
 
-def _rope_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Neighbouring channels are a pair, not channels half a head apart."""
-    even, odd = x[..., ::2], x[..., 1::2]
-    return x * cos + torch.stack([-odd, even], dim=-1).flatten(-2) * sin
-
-
-def _not_turned(x: Tensor, _cos: Tensor, _sin: Tensor) -> Tensor:
+def _not_rotated(x: Tensor, _cos: Tensor, _sin: Tensor) -> Tensor:
     return x
 
 
-def _turned_backwards(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotated_backwards(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return apply_rotary(x, cos, -sin)
 
 
@@ -135,7 +127,7 @@ def _without_bias(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def _as_rms_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Without taking the mean off."""
+    """Without subtracting the mean."""
     return F.rms_norm(x, norm.normalized_shape, norm.weight, norm.eps) + norm.bias
 
 
@@ -156,7 +148,7 @@ def _mlp_without_bias(_original: Any, self: VisionMLP, x: Tensor) -> Tensor:
 
 
 def _linear_without_bias(layer: str) -> Callable[..., Tensor]:
-    """VisionAttention.forward with the bias of one of its layers left out."""
+    """VisionAttention.forward without the bias of one of its linear layers."""
 
     def forward(original: Any, self: VisionAttention, *args: Any) -> Tensor:
         with replaced(getattr(self, layer), "_parameters", {**getattr(self, layer)._parameters, "bias": None}):
@@ -166,201 +158,177 @@ def _linear_without_bias(layer: str) -> Callable[..., Tensor]:
 
 
 def _head_3(x: Tensor, _block: int) -> Tensor:
-    """(N, H, D): head 3, or the last one, has the values of head 0."""
-    x = x.clone()
-    x[:, min(3, x.shape[1] - 1)] = x[:, 0]
-    return x
+    """(N, H, D): head 3, or the last one of fewer heads, has the values of head 0."""
+    return copied(x, to=min(3, x.shape[1] - 1), of=0, dim=1)
 
 
-def _last_patch(x: Tensor, block: int) -> Tensor:
-    x = x.clone()
-    x[-1] = x[-2]
-    return x
+def _last_patch(x: Tensor, _block: int) -> Tensor:
+    return copied(x, to=-1, of=-2)
 
 
 def _from_block(first: int, change: Callable[[Tensor], Tensor]) -> Callable[[Tensor, int], Tensor]:
     return lambda x, block: change(x) if block >= first else x
 
 
-def _block(id: str, title: str, seam: str, plant: Any, needs: frozenset[str] = PICTURE, **more: Any) -> Mutant:
-    component = more.pop("component", "vision-attn")
-    return Mutant(
-        id=id, title=title, component=component, seam="vision.blocks." + seam, step="prefill, *", plant=plant,
-        needs=needs, **more,
-    )  # fmt: skip
-
+_BLOCK: dict[str, Any] = {"component": "vision-attn", "step": "prefill, *", "needs": PICTURE}
+block = family(**_BLOCK)
+norm1 = family(**_BLOCK, seam="vision.blocks.{}.norm1")
+q_rope = family(**_BLOCK, seam="vision.blocks.{}.attn.q_rope")
+k_rope = family(**_BLOCK, seam="vision.blocks.{}.attn.k_rope")
+context = family(**_BLOCK, seam="vision.blocks.{}.attn.context")
+mlp = family(**_BLOCK, seam="vision.blocks.{}.mlp.out")
 
 MUTANTS = [
-    _block(
+    norm1(
         "vision-norm1-eps",
-        "eps 1e-5 in the first norm of a block",
-        "{}.norm1",
+        "the first norm of a block uses eps 1e-5",
         Block(norm1=_with_eps(1e-5)).planted,
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the norm itself",
     ),
-    _block(
-        "vision-norm1-without-bias",
-        "the first norm of a block has no bias",
-        "{}.norm1",
-        Block(norm1=_without_bias).planted,
-    ),
-    _block("vision-norm1-rms", "an RMS norm in place of the first norm", "{}.norm1", Block(norm1=_as_rms_norm).planted),
-    _block(
+    norm1("vision-norm1-without-bias", "the first norm of a block has no bias", Block(norm1=_without_bias).planted),
+    norm1("vision-norm1-rms", "the first norm of a block is an RMS norm", Block(norm1=_as_rms_norm).planted),
+    norm1(
         "vision-norm1-in-bf16",
         "the first norm of a block is computed in bfloat16",
-        "{}.norm1",
         Block(norm1=_in_bfloat16).planted,
         dtypes=(FLOAT32,),
-        invisible="bfloat16: nothing is rounded that was not rounded before",
+        invisible="bfloat16: the norm's input and output are bfloat16 anyway",
     ),
-    _block(
+    block(
         "vision-qkv-without-bias",
-        "the bias of q, k and v is dropped",
-        "{}.attn.qkv",
+        "q, k and v have no bias",
         lambda: around(VisionAttention, "forward", _linear_without_bias("qkv")),
+        seam="vision.blocks.{}.attn.qkv",
     ),
-    _block(
+    block(
         "vision-qkv-of-one-patch",
-        "the last patch has its neighbour's q, k and v",
-        "{}.attn.qkv",
+        "the last patch has the q, k and v of its neighbour",
         lambda: altered("vision.blocks.{}.attn.qkv", _last_patch),
+        seam="vision.blocks.{}.attn.qkv",
     ),
-    _block(
+    q_rope(
         "vision-qkv-order",
-        "q, k and v are taken in the order k, q, v",
-        "{}.attn.q_rope",
+        "q and k are swapped",
         Attention(split=lambda qkv, h, d: qkv.view(-1, 3, h, d)[:, [1, 0, 2]].unbind(1)).planted,
     ),
-    _block(
+    q_rope(
         "vision-qkv-head-major",
-        "q, k and v of each head are taken to lie together",
-        "{}.attn.q_rope",
+        "the qkv output is split as if q, k and v of each head were adjacent",
         Attention(split=lambda qkv, h, d: qkv.view(-1, h, 3, d).unbind(2)).planted,
     ),
-    _block(
+    q_rope(
         "vision-rope-interleaved-pairs",
-        "q and k turn in pairs of neighbouring channels",
-        "{}.attn.q_rope",
-        Attention(turn_q=_rope_pairs, turn_k=_rope_pairs).planted,
+        "neighbouring channels of q and k are rotated as pairs",
+        Attention(rotate_q=pairs_rotated, rotate_k=pairs_rotated).planted,
     ),
-    _block("vision-k-not-turned", "k is not turned", "{}.attn.k_rope", Attention(turn_k=_not_turned).planted),
-    _block(
-        "vision-k-turned-backwards", "k turns backwards", "{}.attn.k_rope", Attention(turn_k=_turned_backwards).planted
+    k_rope("vision-k-not-turned", "rotary is not applied to k", Attention(rotate_k=_not_rotated).planted),
+    k_rope(
+        "vision-k-turned-backwards",
+        "k is rotated in the other direction",
+        Attention(rotate_k=_rotated_backwards).planted,
     ),
-    _block(
+    k_rope(
         "vision-k-head-3",
         "head 3 has the keys of head 0",
-        "{}.attn.k_rope",
         lambda: altered("vision.blocks.{}.attn.k_rope", _head_3),
     ),
-    _block("vision-v-turned", "v is turned too", "{}.attn.context", Attention(turn_v=apply_rotary).planted),
-    _block(
-        "vision-attention-unscaled", "scores are not scaled", "{}.attn.context", Attention(attend=_unscaled).planted
-    ),
-    _block(
+    context("vision-v-turned", "rotary is applied to v too", Attention(rotate_v=apply_rotary).planted),
+    context("vision-attention-unscaled", "attention scores are not scaled", Attention(attend=_unscaled).planted),
+    context(
         "vision-last-key-lost",
-        "no patch sees the last one of its segment",
-        "{}.attn.context",
+        "no patch attends to the last patch of its segment",
         Attention(attend=_last_key_lost).planted,
     ),
-    _block(
+    context(
         "vision-heads-merged-transposed",
-        "channels of all heads interleaved where heads are joined",
-        "{}.attn.context",
+        "heads are interleaved channel by channel when they are joined",
         Attention(merge_heads=lambda context: context.transpose(1, 2).flatten(1)).planted,
     ),
-    _block(
+    context(
         "vit-nan-in-large-pictures",
-        "NaN where a score buffer grows large (the effect of an index overflow)",
-        "{}.attn.context",
+        "attention over large pictures gives NaN, as after an index overflow",
         Attention(attend=_nan_when_large).planted,
-        frozenset({"large picture"}),
+        needs=frozenset({"large picture"}),
     ),
-    _block(
+    context(
         "vit-causal-attention",
-        "patches see earlier patches only",
-        "{}.attn.context",
+        "patches do not attend to later patches",
         Attention(attend=_causal).planted,
         real=True,
         source="mistral.rs, 4f50f6eca (#1869)",
     ),
-    _block(
+    context(
         "vit-split-lengths-as-cut-points",
-        "segment lengths are taken for cut points",
-        "{}.attn.context",
+        "segment lengths are used as cut points",
         Attention(attend=_cut_at_lengths).planted,
-        frozenset({"unequal segments"}),
+        needs=frozenset({"unequal segments"}),
         real=True,
         source="mlx-vlm, d3019406 -> 9ce158f3 (#569)",
     ),
-    _block(
+    context(
         "vit-additive-ones-mask",
-        "other segments get 1 added to their scores, not minus infinity",
-        "{}.attn.context",
+        "scores of other segments get 1 added instead of minus infinity",
         Attention(attend=_additive_ones).planted,
-        SEGMENTS,
+        needs=frozenset({"segments"}),
         real=True,
         source="mlx-vlm, 79fddfc5 (#704)",
     ),
-    _block(
+    block(
         "vision-proj-without-bias",
         "the output projection has no bias",
-        "{}.attn.out",
         lambda: around(VisionAttention, "forward", _linear_without_bias("proj")),
+        seam="vision.blocks.{}.attn.out",
     ),
-    _block(
+    block(
         "vision-norm2-eps",
-        "eps 1e-5 in the second norm of a block",
-        "{}.norm2",
+        "the second norm of a block uses eps 1e-5",
         Block(norm2=_with_eps(1e-5)).planted,
+        seam="vision.blocks.{}.norm2",
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the norm itself",
     ),
-    _block(
+    block(
         "vision-norm2-without-bias",
         "the second norm of a block has no bias",
-        "{}.norm2",
         Block(norm2=_without_bias).planted,
+        seam="vision.blocks.{}.norm2",
     ),
-    _block(
+    mlp(
         "vision-mlp-quick-gelu",
-        "quick GELU in the vision MLP",
-        "{}.mlp.out",
+        "the vision MLP uses quick GELU",
         lambda: _mlp(_quick_gelu),
         real=True,
         source="mlx-vlm f6ba0b5b -> 02a33e26; mistral.rs default",
     ),
-    _block(
+    mlp(
         "vision-mlp-erf-gelu",
-        "exact GELU in the vision MLP",
-        "{}.mlp.out",
+        "the vision MLP uses exact GELU",
         lambda: _mlp(F.gelu),
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the MLP itself",
     ),
-    _block(
+    mlp(
         "vision-mlp-without-bias",
         "the second layer of the vision MLP has no bias",
-        "{}.mlp.out",
         lambda: around(VisionMLP, "forward", _mlp_without_bias),
     ),
-    _block(
+    block(
         "vision-mlp-of-last-blocks",
         "the MLP of block 3 and later is scaled by 1.1",
-        "3.mlp.out",
         lambda: altered("vision.blocks.{}.mlp.out", _from_block(3, lambda x: x * 1.1)),
+        seam="vision.blocks.3.mlp.out",
     ),
-    _block(
+    block(
         "vision-residual-of-normed",
-        "the MLP is added to its normed input",
-        "{}.out",
+        "the MLP's output is added to its normed input instead of the residual stream",
         Block(second_residual=lambda x, normed: normed).planted,
+        seam="vision.blocks.{}.out",
     ),
-    _block(
+    block(
         "vision-residual-dropped",
-        "the MLP's output replaces the stream",
-        "{}.out",
+        "the MLP's output replaces the residual stream",
         Block(second_residual=lambda x, normed: torch.zeros_like(x)).planted,
+        seam="vision.blocks.{}.out",
     ),
 ]
