@@ -36,10 +36,9 @@ def turn_pixels(pixels: Tensor, picture: Picture, model: Qwen3VL) -> Tensor:
     patches = pixels.reshape(shape).transpose(3, 4)  # (t, h*w, channels*T, P, P)
     raster = torch.empty_like(patches)
     raster[:, at_row * columns + at_column] = patches
-    turned = raster.unflatten(1, (rows, columns)).transpose(1, 2).flatten(1, 2)
+    turned: Tensor = raster.unflatten(1, (rows, columns)).transpose(1, 2).flatten(1, 2)
     to_row, to_column = merge_order(columns, rows, vision.spatial_merge_size)
-    patches = turned[:, to_row * rows + to_column]  # (t, h*w, channels*T, P, P)
-    return patches.reshape(len(pixels), -1)
+    return turned[:, to_row * rows + to_column].reshape(len(pixels), -1)
 
 
 def turn_tower(model: Qwen3VL) -> None:

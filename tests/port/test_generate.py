@@ -163,7 +163,7 @@ class _Calls:
             self.caches.append((batch, capacity))
             return new_cache(batch, capacity)
 
-        self.model.decode, self.model.new_cache = counted, noted  # type: ignore[method-assign]
+        self.model.decode, self.model.new_cache = counted, noted  # type: ignore[method-assign, assignment]
 
     def __exit__(self, *_: object) -> None:
         del self.model.decode, self.model.new_cache

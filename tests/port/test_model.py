@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -200,7 +201,7 @@ def test_each_deepstack_feature_is_added_after_its_own_layer(model: Qwen3VL) -> 
     assert [name for name in seen if name.endswith(".deepstack")] == [f"text.layers.{i}.deepstack" for i in range(3)]
     for layer, feature in enumerate(features):
         assert torch.equal(seen[f"text.layers.{layer}.deepstack"], seen[f"text.layers.{layer}.out"] + feature)
-    norm = model.model.language_model.layers[3].input_layernorm
+    norm: Any = model.model.language_model.layers[3].input_layernorm
     assert torch.equal(seen["text.layers.3.input_norm"], norm(seen["text.layers.2.deepstack"]))
 
 

@@ -19,7 +19,8 @@ from transformers.video_utils import VideoMetadata
 
 from port import InputError, Processor, listening, load_model
 from port.limits import Limits
-from reference.processor import PicturePath, ReferenceProcessor, VideoPath
+from reference.media import PicturePath, VideoPath
+from reference.processor import ReferenceProcessor
 from tests.port.template_samples import TOOLS, WITH_TOOLS
 
 Side = Literal["left", "right"]

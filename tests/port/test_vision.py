@@ -5,6 +5,8 @@ Legend: N = patches, H, D = heads and their width.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -100,7 +102,7 @@ def test_rotation_takes_rows_from_the_first_quarter_and_columns_from_the_second(
 
 
 def test_the_three_mergers_use_exact_gelu_and_the_blocks_its_tanh_form(model: Qwen3VL) -> None:
-    visual = model.model.visual
+    visual: Any = model.model.visual
     x = torch.randn(8, 48, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     merger, tap, mlp = visual.merger, visual.deepstack_merger_list[1], visual.blocks[0].mlp
     normed = F.layer_norm(x, (48,), merger.norm.weight, merger.norm.bias, 1e-6).view(2, 192)

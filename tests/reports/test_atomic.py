@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reports import ReportError, atomic, write_report
+from reports import ReportError, write_report
 from reports.atomic import write_files
 
 
@@ -35,7 +35,7 @@ def test_a_failure_while_writing_changes_nothing(
         if len(calls) == at + 1:
             raise failure
 
-    monkeypatch.setattr(atomic.os, "fsync", fail)
+    monkeypatch.setattr("reports.atomic.os.fsync", fail)
     with pytest.raises(ReportError if isinstance(failure, OSError) else type(failure)):
         write_files(_three(tmp_path, content=b"new"))
     assert _contents(tmp_path) == {"a": b"old", "b": b"old", "c": b"old"}
@@ -50,7 +50,7 @@ def test_an_interrupt_between_replaces_leaves_whole_files_only(tmp_path: Path, m
             raise KeyboardInterrupt
         real(source, target)
 
-    monkeypatch.setattr(atomic.os, "replace", replace)
+    monkeypatch.setattr("reports.atomic.os.replace", replace)
     with pytest.raises(KeyboardInterrupt):
         write_files(_three(tmp_path, content=b"new"))
     assert _contents(tmp_path) == {"a": b"new", "b": b"old", "c": b"old"}
@@ -80,7 +80,7 @@ def test_an_unwritable_folder_is_named_with_the_way_out(
     def refuse(path: Path, *_: object) -> int:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(atomic.os, "open", refuse)
+    monkeypatch.setattr("reports.atomic.os.open", refuse)
     with pytest.raises(ReportError, match=r"report\.json cannot be written: Permission denied.*another folder"):
         write_report(parity, folder)
     assert _contents(folder) == {}

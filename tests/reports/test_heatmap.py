@@ -65,7 +65,7 @@ def test_the_sample_pictures_are_hottest_at_their_bad_patch(number: int, diverge
     made = heat_map(diverged["pictures"][number], folder=folder)
     alpha = np.asarray(_decode(made.overlay_uri))[..., 3]
     assert alpha.shape == GRIDS[number]
-    assert np.unravel_index(alpha.argmax(), alpha.shape) == BAD_PATCH[number]
+    assert tuple(map(int, np.unravel_index(alpha.argmax(), alpha.shape))) == BAD_PATCH[number]
     assert made.worst == BAD_PATCH[number]
     assert made.over > 10
 

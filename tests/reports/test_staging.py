@@ -189,7 +189,7 @@ def test_a_disk_that_fills_up_while_publishing_restores_the_earlier_report(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(staging.os, "replace", replace)
+    monkeypatch.setattr("reports.staging.os.replace", replace)
     with pytest.raises(ReportError, match=r"report cannot be written.*No space left.*name another folder"):
         _stage(folder, "a", "b", "c", "d")
     assert _snapshot(tmp_path) == before

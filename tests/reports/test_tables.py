@@ -19,7 +19,7 @@ _NUMBERS = ("figure", "gate", "ratio", "floor", "max_abs", "rmse", "cosine", "ex
 def _read(text: str) -> list[dict[str, str]]:
     # Everything as text: "None" or "NA" in a note must stay what they are.
     frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
-    return frame.to_dict(orient="records")
+    return [{str(name): str(value) for name, value in row.items()} for row in frame.to_dict(orient="records")]
 
 
 def _back(row: dict[str, str], *, like: Document) -> Document:
@@ -62,7 +62,7 @@ def test_findings_come_back_from_csv_unchanged(wrong: bool) -> None:
 
 def test_every_usual_kind_has_a_column_and_counts_stay_whole(diverged: Document) -> None:
     frame = tables.findings_frame(diverged)
-    assert [name for name in frame if name.startswith("by_kind")] == [
+    assert [name for name in map(str, frame) if name.startswith("by_kind")] == [
         "by_kind_text",
         "by_kind_image",
         "by_kind_video",
