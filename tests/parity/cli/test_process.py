@@ -168,3 +168,20 @@ def test_a_disk_that_is_full_is_no_defect_of_the_harness(media: Path, work: Path
     assert "Traceback" not in done.stderr
     assert snapshot(work) == {}
     assert snapshot(temporary) == {}
+
+
+SCRIPT = [str(Path(sys.executable).parent / "parity")]
+
+
+@pytest.mark.parametrize("command", [SCRIPT, COMMAND], ids=["parity", "python -m parity"])
+def test_it_works_among_modules_of_the_same_names(command: list[str], work: Path, tiny: Path) -> None:
+    """Our packages have general names; a user's repository may have a port.py and a reports/ of its own."""
+    for name in ("port.py", "reports/__init__.py", "reference/__init__.py", "tests/__init__.py"):
+        (work / name).parent.mkdir(exist_ok=True)
+        (work / name).write_text("raise RuntimeError('a module of the user was imported')\n", encoding="utf-8")
+    broken = subprocess.run([sys.executable, "-c", "import port"], capture_output=True, text=True, check=False)
+    assert "a module of the user was imported" in broken.stderr, "the trap works"
+    arguments = ["run", str(tiny), "--prompt", "Hi", *QUICK, "--out", "out", "--json"]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=_environment(), check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (work / "out" / "report.html").is_file()
