@@ -253,6 +253,7 @@ def test_a_forked_process_starts_its_own() -> None:
 # Started with the path of port's parent; prints the process of a template and does what is put in.
 SCRIPT = """
 import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background may have been told to ignore it
 from port.limits import Limits
 from port.sandbox import Sandbox
 sandbox = Sandbox("{{% if n %}}{spin}{{% endif %}}fine", Limits(max_template_seconds={seconds}))
