@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 
 from parity.cases.case import Case
+from parity.mutants.attempt import prepare, try_mutant
 from parity.mutants.base import Mutant
 from parity.mutants.outcomes import Outcome
-from parity.mutants.trial import prepare, try_mutant
 from parity.runs.loader import Loader
 
 Fate = Literal["caught", "survived", "invisible", "not exposed"]

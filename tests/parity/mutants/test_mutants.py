@@ -36,6 +36,7 @@ import port.weights
 from parity.cases.registry import every_case
 from parity.cli.commands.mutants import mutants
 from parity.core.errors import ParityError
+from parity.mutants.attempt import Prepared, prepare, try_mutant
 from parity.mutants.base import FLOAT32, Mutant, altered, around, replaced, seam_pattern
 from parity.mutants.cases import ALL as MATRIX_CASES
 from parity.mutants.cases import DEFAULT
@@ -44,7 +45,6 @@ from parity.mutants.mistakes import text, vision
 from parity.mutants.not_planted import NOT_PLANTED
 from parity.mutants.outcomes import Outcome
 from parity.mutants.registry import ALL, chosen
-from parity.mutants.trial import Prepared, prepare, try_mutant
 from parity.runs.case_run import Result
 from parity.runs.stage import judge_stage
 from parity.seams.model import model_specs
