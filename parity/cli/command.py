@@ -17,12 +17,7 @@ from parity.cli.errors import UNTOUCHED, guarded
 from parity.documents.environment import environment
 
 # The sections of ``parity --help``, in order.
-SECTIONS = {
-    "judge": "Judge: is it right, and where does it first go wrong?",
-    "make": "Make: inputs and checkpoints",
-    "measure": "Measure: how fast, how sharp, how sure",
-    "look": "Look: lists, reports and answers",
-}
+SECTIONS = {"judge": "Judge", "make": "Make", "measure": "Measure", "look": "Look"}
 Action = Callable[..., int]
 
 
