@@ -19,6 +19,8 @@ from port.json_fields import Fields, read_object
 # Fixed by the architecture: the config has no fields for them, and the reference hard-codes them.
 VISION_ROPE_THETA = 10000.0
 LAYER_NORM_EPS = 1e-6
+# The largest released model has 94; a config that asks for a million would take all memory before a tensor is read.
+MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _text_config(section: Fields) -> TextConfig:
         vocab_size=section.integer("vocab_size"),
         hidden_size=section.integer("hidden_size"),
         intermediate_size=section.integer("intermediate_size"),
-        num_hidden_layers=section.integer("num_hidden_layers"),
+        num_hidden_layers=section.integer("num_hidden_layers", maximum=MOST_LAYERS),
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
@@ -205,7 +207,7 @@ def _vision_config(section: Fields) -> VisionConfig:
     positions = section.integer("num_position_embeddings")
     if math.isqrt(positions) ** 2 != positions:
         raise ConfigError(f"{section.where}: num_position_embeddings {positions} is not a square number")
-    depth = section.integer("depth")
+    depth = section.integer("depth", maximum=MOST_LAYERS)
     taps = section.integers("deepstack_visual_indexes", minimum=0)
     if list(taps) != sorted(set(taps)) or any(tap >= depth for tap in taps):
         raise ConfigError(

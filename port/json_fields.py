@@ -132,12 +132,14 @@ class Fields:
             raise self.wrong(name, "true or false")
         return value
 
-    def integer(self, name: str, *, minimum: int = 1, default: int | None = None) -> int:
+    def integer(self, name: str, *, minimum: int = 1, maximum: int | None = None, default: int | None = None) -> int:
         if default is not None and not self.has(name):
             return default
         value = self.value(name)
         if not is_integer(value, minimum=minimum):
             raise self.wrong(name, f"a whole number of at least {minimum} and below 2^63")
+        if maximum is not None and value > maximum:
+            raise self.wrong(name, f"at most {maximum:,}")
         return value
 
     def integers(self, name: str, *, minimum: int) -> tuple[int, ...]:

@@ -16,6 +16,15 @@ from reference.world.drawing import draw_clip, draw_picture
 from reference.world.questions import questions
 from reference.world.scenes import CLIP_FPS, CLIP_FRAMES, Scene, draw_scene
 
+# Pillow runs Ghostscript for PostScript: a program written by the picture's author would run.
+_RUN_BY_OTHERS = ("EPS",)
+# FFmpeg's names of formats that hold their frames themselves: a playlist would open the files and addresses in it.
+# The last are sound alone, so that they can be told apart from damaged videos.
+_FILES_ONLY = {
+    "format_whitelist": "mov,matroska,avi,flv,mpegts,mpeg,asf,ogg,gif,apng,h264,hevc,ivf,m4v,mpegvideo,nut,mxf,dv,rm,"
+    "wav,mp3,flac,aac",
+    "protocol_whitelist": "file",
+}
 # Of one video, decoded: a thousand frames of 720p.
 MAX_FRAME_BYTES = 3 * 2**30
 
@@ -72,6 +81,11 @@ class PictureFile:
         _check_file("picture", self.path)
         try:
             with Image.open(self.path) as image:
+                if image.format in _RUN_BY_OTHERS:
+                    raise ParityError(
+                        f"the picture {self.path} is {image.format}, whatever its name says, and Pillow would run "
+                        "another program to decode it; convert it to PNG"
+                    )
                 return image.convert("RGB")
         except UnidentifiedImageError:
             raise ParityError(
@@ -222,7 +236,7 @@ class VideoFile:
 
         _check_file("video", self.path)
         try:
-            with av.open(str(self.path)) as container:
+            with av.open(str(self.path), options=_FILES_ONLY) as container:
                 if not container.streams.video:
                     raise ParityError(f"{self.path} has no video stream; name a video")
                 stream = container.streams.video[0]
@@ -249,7 +263,9 @@ def _check_file(what: str, path: Path) -> None:
         raise ParityError(f"the {what} {path} cannot be read: {error.strerror}") from None
     if path.is_dir():
         raise ParityError(f"the {what} {path} is a folder; name a file")
-    if path.is_file() and size == 0:
+    if not path.is_file():
+        raise ParityError(f"the {what} {path} is not a regular file (a pipe may never end); save it to a file first")
+    if size == 0:
         raise ParityError(f"the {what} {path} is empty (0 bytes)")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
@@ -43,8 +44,13 @@ def printing() -> Iterator[Console]:
 
 
 def plain(text: str) -> str:
-    """Text as it is: a path or a name may hold what rich would take for markup."""
-    return escape(text)
+    """Text as it is: a path or a name may hold what rich would take for markup, or what would control the terminal."""
+    return escape(harmless(text))
+
+
+def harmless(text: str) -> str:
+    """Text whose characters cannot control the terminal: names in files of others are others' words."""
+    return "".join("\ufffd" if unicodedata.category(char) == "Cc" and char not in "\n\t" else char for char in text)
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]], *, first: int | None, every: bool) -> Table:

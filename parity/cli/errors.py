@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import click
 
 from parity.cli import signals
+from parity.cli.console import harmless
 
 USAGE = 2
 _ROOMS = ("parity", "port", "reference", "reports")
@@ -94,4 +95,4 @@ def _missing_extra(error: ModuleNotFoundError) -> str:
 def _say(message: str, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    click.echo(f"parity: {message}", err=True)
+    click.echo(f"parity: {harmless(message)}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -33,6 +34,9 @@ from parity.core.trace import (
 
 MANIFEST = "manifest.json"
 _SHARD_BYTES = 64 * 2**20
+# Bounds for hostile manifests. The largest released model, 94 layers, has 1,400 seams a step.
+_MANIFEST_BYTES = 64 * 2**20
+_MOST_SEAMS = 50_000
 _TENSOR = "{name}#{call}"
 
 
@@ -50,6 +54,7 @@ class TraceWriter:
         self._seams: list[dict[str, Any]] = []
         self._labels: list[dict[str, Any]] = []
         self._pending: dict[str, np.ndarray] = {}
+        self._given: set[str] = set()
         self._bytes = 0
         self._shard = 0
 
@@ -84,8 +89,9 @@ class TraceWriter:
 
     def _store(self, key: SeamKey, array: np.ndarray) -> dict[str, str]:
         tensor = _TENSOR.format(name=key.name, call=key.call)
-        if tensor in self._pending or any(seam["tensor"] == tensor for seam in (*self._seams, *self._labels)):
+        if tensor in self._given:
             raise TraceError(f"the value {key} is there twice")
+        self._given.add(tensor)
         self._pending[tensor] = np.ascontiguousarray(array)
         place = {"file": self._file(), "tensor": tensor}
         self._bytes += array.nbytes
@@ -156,7 +162,9 @@ class FolderTrace(Trace):
         return self._entries
 
     def read(self, key: SeamKey) -> np.ndarray:
-        array = self._tensor(key)
+        if key not in self._entries:
+            raise TraceError(f"{self.folder} has no value {key}")
+        array = self._tensor(key, self._entries[key].shape)
         check_value(self._entries[key], array)
         return array
 
@@ -166,18 +174,25 @@ class FolderTrace(Trace):
             raise TraceError(f"{self.folder}: row labels {key} are {array.dtype}, must be uint8")
         return array
 
-    def _tensor(self, key: SeamKey) -> np.ndarray:
+    def _tensor(self, key: SeamKey, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """The numbers of a value; nothing is read where the file's header says another ``shape``."""
         if key not in self._place:
             raise TraceError(f"{self.folder} has no value {key}")
         name, tensor = self._place[key]
         path = self.folder / name
         try:
             if name not in self._handles:
+                if path.exists() and not path.is_file():
+                    raise TraceError(f"{path} is not a regular file (a pipe or a device may never end)")
                 # Mapped, not read: a handle costs a header, and parsing it anew for each tensor is slow.
                 self._handles[name] = safe_open(path, framework="np").__enter__()  # type: ignore[no-untyped-call]
-            array: np.ndarray = self._handles[name].get_tensor(tensor)
+            handle = self._handles[name]
+            found = tuple(handle.get_slice(tensor).get_shape())
+            if shape is not None and found != shape:
+                raise TraceError(f"{key} is declared {list(shape)}, its tensor in {path} is {list(found)}")
+            array: np.ndarray = handle.get_tensor(tensor)
             return array
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, AttributeError, TypeError) as error:  # numpy lacks some dtypes of the format
             raise TraceError(f"{path} does not give {tensor!r} for {key}: {error}") from None
 
 
@@ -208,6 +223,8 @@ def check_folder(folder: Path) -> list[str]:
             except TraceError as error:
                 problems.append(str(error))
     for name, tensors in sorted(listed.items()):
+        if not (trace.folder / name).is_file():
+            continue  # said already, for the values in it
         try:
             with safe_open(trace.folder / name, framework="np") as handle:
                 extra = set(handle.keys()) - tensors
@@ -282,12 +299,25 @@ def manifest_schema() -> dict[str, Any]:
 def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise TraceError(f"{path} is not a regular file (a pipe or a device may never end); copy it to a file")
+        if status.st_size > _MANIFEST_BYTES:
+            raise TraceError(f"{path} has {status.st_size:,} bytes, at most {_MANIFEST_BYTES:,} are read")
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return manifest
     except FileNotFoundError:
         raise TraceError(f"{path} does not exist; a trace is a folder with a {MANIFEST}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError:
+        raise TraceError(f"{path} is nested too deeply") from None
+    except TraceError:
+        raise
+    except (OSError, ValueError) as error:  # not UTF-8, not JSON, or a number of thousands of digits
         raise TraceError(f"{path} cannot be read: {error}") from None
+    for name in ("seams", "labels"):
+        listed = manifest.get(name) if isinstance(manifest, dict) else None
+        if isinstance(listed, list) and len(listed) > _MOST_SEAMS:
+            raise TraceError(f"{path} lists {len(listed):,} {name}, at most {_MOST_SEAMS:,} are read")
+    return manifest
 
 
 def _schema_problems(manifest: Any) -> list[str]:

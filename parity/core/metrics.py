@@ -26,10 +26,27 @@ def as_rows(array: np.ndarray, token_axes: Sequence[int], *, widen: bool = True)
 
 def row_errors(subject: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Relative error ``|s - r| / |r|`` of every row of two (rows, C) arrays; 0 / 0 is 0, x / 0 is inf."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # padding may hold anything
-        distance = np.linalg.norm(subject - reference, axis=1)
-        scale = np.linalg.norm(reference, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # padding may hold anything
+        distance, scale = row_norms(subject - reference), row_norms(reference)
         return np.where(distance == 0, 0.0, distance / scale)
+
+
+def row_norms(rows: np.ndarray) -> np.ndarray:
+    """Euclidean norm of every row of (rows, C).
+
+    The squares of numbers below 1e-154 or above 1e154 leave the range of float64, and the norm would be 0 or
+    infinite. Rows whose plain norm comes near that are measured again, scaled by a power of two, which rounds nothing.
+    """
+    norms: np.ndarray = np.linalg.norm(rows, axis=1)
+    odd = ~((norms > _SMALL) & (norms < _LARGE)) & rows.any(axis=1) if rows.shape[1] else np.zeros(len(rows), bool)
+    if odd.any():
+        _, exponents = np.frexp(np.abs(rows[odd]).max(axis=1))
+        scaled = np.ldexp(rows[odd], -exponents[:, None])
+        norms[odd] = np.ldexp(np.linalg.norm(scaled, axis=1), exponents)
+    return norms
+
+
+_SMALL, _LARGE = 1e-140, 1e140
 
 
 @dataclass(frozen=True)

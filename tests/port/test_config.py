@@ -264,6 +264,8 @@ def _rope(**values: Any) -> Change:
         (_set("vision_config", deepstack_visual_indexes=[1, 3, 6]), ("[1, 3, 6]", "depth 6")),
         (_set("vision_config", deepstack_visual_indexes=[3, 1]), ("[3, 1]", "must increase")),
         (_set("vision_config", deepstack_visual_indexes=[1, 1]), ("[1, 1]", "must increase")),
+        (_set("text_config", num_hidden_layers=1_000_000), ("num_hidden_layers", "1000000", "at most 1,000")),
+        (_set("vision_config", depth=1_000_000), ("depth", "1000000", "at most 1,000")),
         (_set("text_config", num_hidden_layers=2), ("3 deepstack_visual_indexes", "2 decoder layers")),
         (_set("vision_config", num_position_embeddings=63), ("63", "square")),
         (_set("vision_config", num_heads=5), ("hidden_size 48", "num_heads 5")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import click
 import torch
 
 from parity.answers.chat import Chat, ChatAnswer
-from parity.cli.console import printing
+from parity.cli.console import harmless, printing
 from parity.cli.signals import Terminated
 from parity.core.errors import ParityError
 from parity.engines.dtypes import DTYPES
@@ -161,13 +160,8 @@ def _show(talk: Chat, content: Sequence[dict[str, Any]], answer: ChatAnswer) -> 
     click.echo(answer.speed(), err=True)
 
 
-def harmless(text: str) -> str:
-    """Text without the characters by which a model could control the terminal."""
-    return "".join("\ufffd" if unicodedata.category(char) == "Cc" and char not in "\n\t" else char for char in text)
-
-
 def _complain(message: str) -> None:
-    click.echo(f"parity: {message}", err=True)
+    click.echo(f"parity: {harmless(message)}", err=True)
 
 
 def _folder(model: str | None) -> Path:

@@ -79,9 +79,9 @@ def check_folders(folders: Sequence[Path]) -> int:
     with view.printing():
         for folder, problems in found.items():
             count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
-            click.echo(f"{folder}: {count if problems else 'sound'}")
+            click.echo(f"{view.harmless(str(folder))}: {count if problems else 'sound'}")
             for problem in problems:
-                click.echo(f"  {problem}")
+                click.echo(f"  {view.harmless(problem)}")
     return USAGE if any(found.values()) else 0
 
 

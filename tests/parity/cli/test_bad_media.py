@@ -36,6 +36,12 @@ def _sound(path: Path) -> None:
         container.mux(stream.encode(frame))
 
 
+def _playlist(path: Path) -> None:
+    video(path.with_name("other.mp4"), 6)
+    path.write_text("ffconcat version 1.0\nfile other.mp4\n", encoding="utf-8")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n"
 BAD_PICTURES = {
     "missing.png": (lambda path: None, "does not exist"),
     "text.png": (_text, "cannot be decoded"),
@@ -44,9 +50,14 @@ BAD_PICTURES = {
     "folder.png": (Path.mkdir, "is a folder"),
     "bomb.png": (lambda path: Image.new("1", (20_000, 20_000)).save(path), "too large"),
     "flat.png": (lambda path: picture(path, (3000, 10)), "3000 x 10"),
+    # PostScript under another name: Pillow would run Ghostscript on it.
+    "drawing.png": (lambda path: path.write_bytes(EPS), "another program"),
+    "pipe.png": (os.mkfifo, "not a regular file"),
     "narrow.png": (lambda path: picture(path, (1, 250)), "1 x 250"),
 }
 BAD_VIDEOS = {
+    "playlist.mp4": (_playlist, "cannot be decoded"),
+    "pipe.mp4": (os.mkfifo, "not a regular file"),
     "missing.mp4": (lambda path: None, "does not exist"),
     "text.mp4": (_text, "cannot be decoded"),
     "empty.mp4": (Path.touch, "empty (0 bytes)"),

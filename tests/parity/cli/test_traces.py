@@ -102,3 +102,19 @@ def test_a_manifest_that_is_not_what_the_contract_says(parity: Parity, traces: P
     _compare(parity, traces, subject).refuses("manifest.json", "required")
     (subject / "manifest.json").write_text("{", encoding="utf-8")
     _compare(parity, traces, subject).refuses("manifest.json cannot be read")
+
+
+def test_names_in_a_trace_cannot_control_the_terminal(parity: Parity, traces: Path, tmp_path: Path) -> None:
+    subject = Path(shutil.copytree(traces / "subject", tmp_path / "subject"))
+    path = subject / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["seams"][-1]["name"] = "logits\x1b[2J\x9b1m"
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    answers = [
+        parity("compare", subject, traces / "reference", "--floor", traces / "floor-1", "--every-seam"),
+        parity("trace", "check", subject),
+    ]
+    for answer in answers:
+        assert "\x1b" not in answer.stdout + answer.stderr
+        assert "\x9b" not in answer.stdout + answer.stderr
+    assert "logits\ufffd[2J" in answers[0].stdout

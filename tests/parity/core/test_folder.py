@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -384,3 +386,102 @@ def test_a_checkpoint_hash_may_be_unknown(tmp_path: Path) -> None:
         writer.add(entry("x", array, rows=None), array)
     assert check_folder(tmp_path / "t") == []
     assert FolderTrace(tmp_path / "t").description.checkpoint is None
+
+
+# Hostile folders: a clear error, at once, in little memory.
+
+
+def test_a_manifest_that_is_a_pipe_or_a_device_is_not_read(sound: Path) -> None:
+    (sound / "manifest.json").unlink()
+    os.mkfifo(sound / "manifest.json")
+    _one(sound, "not a regular file")
+    (sound / "manifest.json").unlink()
+    (sound / "manifest.json").symlink_to("/dev/zero")
+    _one(sound, "not a regular file")
+
+
+def test_tensors_in_a_pipe_are_not_read(sound: Path) -> None:
+    file = next(sound.glob("*.safetensors"))
+    file.unlink()
+    os.mkfifo(file)
+    assert all("not a regular file" in problem for problem in check_folder(sound))
+    with pytest.raises(TraceError, match="not a regular file"):
+        FolderTrace(sound).read(next(iter(FolderTrace(sound).entries())))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[" * 100_000, "too deeply"),
+        ('{"schema_version": ' + "9" * 5000 + "}", "cannot be read"),
+        (json.dumps({"seams": [0] * 200_000, "labels": []}), "lists 200,000 seams, at most 50,000"),
+        (json.dumps({"seams": [], "labels": [0] * 60_000}), "lists 60,000 labels"),
+    ],
+    ids=["deep", "digits", "seams", "labels"],
+)
+def test_a_manifest_made_to_be_slow_is_refused_at_once(content: str, words: str, sound: Path) -> None:
+    (sound / "manifest.json").write_text(content, encoding="utf-8")
+    start = time.process_time()
+    _one(sound, words)
+    assert time.process_time() - start < 2
+
+
+def test_a_manifest_that_is_too_large_is_not_read(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_module, "_MANIFEST_BYTES", 100)
+    _one(sound, "bytes, at most 100 are read")
+
+
+def test_as_many_seams_as_are_allowed_are_written_and_read_in_linear_time(tmp_path: Path) -> None:
+    """Ten thousand take as long as four times 2,500, and not 16 times."""
+    seconds = []
+    for count in (2_500, 10_000):
+        array = np.ones((1, 1, 1), np.float32)
+        start = time.process_time()
+        with TraceWriter(tmp_path / str(count), description()) as writer:
+            for index in range(count):
+                writer.add(entry(f"x.{index}", array, rows=None), array)
+        FolderTrace(tmp_path / str(count))
+        seconds.append(time.process_time() - start)
+    assert seconds[1] < 10 * seconds[0], seconds
+
+
+def test_a_tensor_of_another_shape_is_not_read(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(manifest: Manifest) -> None:
+        manifest["seams"][0]["shape"][0] += 1
+
+    _edit(sound, change)
+    trace = FolderTrace(sound)
+    key = next(iter(trace.entries()))
+    with pytest.raises(TraceError, match=r"is declared .*, its tensor in .* is"):
+        trace.read(key)
+
+    class Handle:
+        """A file of the declared header whose numbers must not be touched."""
+
+        def get_slice(self, _name: str) -> Handle:
+            return self
+
+        def get_shape(self) -> list[int]:
+            return [10**6, 10**6]
+
+        def get_tensor(self, _name: str) -> np.ndarray:
+            raise AssertionError("it was read")
+
+    trace._handles = dict.fromkeys(trace._handles, Handle())
+    with pytest.raises(TraceError, match="its tensor in"):
+        trace.read(key)
+
+
+def test_a_dtype_that_numpy_lacks_is_named(sound: Path) -> None:
+    file = next(sound.glob("*.safetensors"))
+    header_bytes = int.from_bytes(file.read_bytes()[:8], "little")
+    raw = file.read_bytes()
+    header = json.loads(raw[8 : 8 + header_bytes])
+    name = next(key for key, value in header.items() if key != "__metadata__" and value["dtype"] == "F32")
+    for dtype in ("F8_E4M3", "F4", "nonsense"):
+        header[name]["dtype"] = dtype
+        text = json.dumps(header).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + header_bytes :])
+        problems = check_folder(sound)
+        assert problems
+        assert all("Traceback" not in problem for problem in problems)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from parity.core.errors import TraceError
 from parity.core.floors import Floors
 from parity.core.gates import DEFAULT_GATE, FloatGate, ulp
-from parity.core.metrics import as_rows, kl_divergence, pooled, row_errors
+from parity.core.metrics import as_rows, kl_divergence, pooled, row_errors, row_norms
 from parity.core.trace import PADDING
 from tests.parity.core.samples import GATE, entry, floors, labels, memory_trace, nudged, values
 
@@ -176,3 +176,24 @@ def test_a_reading_without_any_row_can_be_observed() -> None:
     measured = Floors(trace)
     measured.observe(item, empty)
     assert measured.rows(item, np.ones(0, dtype=bool)).shape == (0,)
+
+
+@pytest.mark.parametrize("scale", [1e-320, 1e-170, 1e-100, 1.0, 1e100, 1e200])
+def test_rows_of_any_size_have_their_relative_error(scale: float) -> None:
+    """The squares of 1e-170 are 0 and those of 1e200 are infinite, the rows are not."""
+    reference = np.array([[3.0, 4.0, 0.0], [1.0, 1.0, 1.0]]) * scale
+    errors = row_errors(reference * np.array([[6.0], [1.0]]), reference)
+    assert errors[0] == pytest.approx(5.0, rel=1e-2 if scale < 1e-300 else 1e-12)
+    assert errors[1] == 0
+
+
+def test_a_faint_row_is_not_zero() -> None:
+    assert row_errors(np.full((1, 4), 1e-170), np.zeros((1, 4)))[0] == np.inf
+
+
+def test_norms_of_usual_rows_are_numpys_bit_for_bit() -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 64)) * np.logspace(-100, 100, 50)[:, None]
+    assert row_norms(rows).tobytes() == np.linalg.norm(rows, axis=1).tobytes()
+    assert row_norms(np.zeros((3, 0))).tolist() == [0, 0, 0]
+    assert np.isinf(row_norms(np.array([[np.inf, 1.0]]))).all()
+    assert np.isnan(row_norms(np.array([[np.nan, 1.0]]))).all()

@@ -105,3 +105,42 @@ def test_the_unit_survives_a_folder(pixels: np.ndarray, tmp_path: Path) -> None:
         writer.add(entry(pixels, UNIT), pixels)
     read = FolderTrace(tmp_path / "t").entries()[KEY]
     assert (read.gate, read.unit) == ("steps", UNIT)
+
+
+def test_opposite_biases_of_two_channels_do_not_cancel_out(pixels: np.ndarray) -> None:
+    """Red one step too bright and green one too dark, everywhere: no number is more than a step off."""
+    found = finding((pixels + np.array([1, -1, 0])).astype(np.uint8), pixels)
+    assert (found.status, found.figure) == ("diverged", 1.0)
+    assert "on average in channel" in found.note
+
+
+def test_a_bias_of_one_patch_among_many_fails() -> None:
+    reference = np.random.default_rng(0).random((40, 1, 1536)).astype(np.float32)
+    off = reference.copy()
+    off[17] += np.float32(UNIT)
+    found = finding(off, reference, UNIT)
+    assert (found.status, found.figure) == ("diverged", pytest.approx(1, abs=1e-3))
+    assert "on average in row 17" in found.note
+
+
+@pytest.mark.parametrize("share", [0.001, 0.02, 0.16])
+def test_chance_is_no_bias(share: float) -> None:
+    """Steps to both sides at random, as often as correct kernels differ."""
+    rng = np.random.default_rng(3)
+    for shape in ((30, 40, 3), (24, 1, 1536), (400, 1, 1536)):
+        reference = rng.integers(5, 250, shape).astype(np.uint8)
+        step = rng.choice([-1, 0, 1], shape, p=[share / 2, 1 - share, share / 2])
+        assert finding((reference + step).astype(np.uint8), reference).status == "ok"
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(2**24 + 2, 2**24), (2**53 + 1, 2**53), (2**62 + 5, 2**62)])
+def test_large_whole_numbers_are_told_apart(ours: int, theirs: int) -> None:
+    """float32 takes 2^24 + 1 for 2^24, float64 2^53 + 1 for 2^53."""
+    found = finding(np.full((2, 2, 1), ours), np.full((2, 2, 1), theirs))
+    assert found.status == "diverged"
+    assert found.mismatches == 4
+
+
+def test_numbers_beyond_float32_are_compared() -> None:
+    found = finding(np.full((2, 2, 1), 3e200), np.full((2, 2, 1), 1e200))
+    assert found.status == "diverged"
