@@ -431,18 +431,17 @@ def test_a_manifest_that_is_too_large_is_not_read(sound: Path, monkeypatch: pyte
     _one(sound, "bytes, at most 100 are read")
 
 
-def test_as_many_seams_as_are_allowed_are_written_and_read_in_linear_time(tmp_path: Path) -> None:
-    """Ten thousand take as long as four times 2,500, and not 16 times."""
+def test_many_seams_are_written_in_linear_time(tmp_path: Path) -> None:
+    """Four times as many take four times as long, and not 16 times."""
     seconds = []
-    for count in (2_500, 10_000):
+    for count in (4_000, 16_000):
         array = np.ones((1, 1, 1), np.float32)
         start = time.process_time()
         with TraceWriter(tmp_path / str(count), description()) as writer:
             for index in range(count):
                 writer.add(entry(f"x.{index}", array, rows=None), array)
-        FolderTrace(tmp_path / str(count))
         seconds.append(time.process_time() - start)
-    assert seconds[1] < 10 * seconds[0], seconds
+    assert seconds[1] < 8 * seconds[0], seconds
 
 
 def test_a_tensor_of_another_shape_is_not_read(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
