@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from parity.core.errors import TraceError
 from parity.core.metrics import as_rows, row_errors
-from parity.core.trace import Entry, SeamKey, Trace, dtype_name
+from parity.core.trace import PADDING, Entry, SeamKey, Trace, dtype_name
 
 
 class Floors:
@@ -53,6 +55,14 @@ class Floors:
             )
         typical = float(np.median(spread[compared])) if compared.any() else 0.0
         return np.where(compared, np.maximum(spread, typical), 0.0)
+
+    def measured(self) -> Iterator[tuple[Entry, np.ndarray]]:
+        """Every value that a run was observed at, with the spread (rows,) at rows that are compared."""
+        for key, spread in self._spread.items():
+            entry = self.yardstick.entries()[key]
+            if entry.rows is not None:
+                spread = spread[self.yardstick.labels(entry.rows).reshape(-1) != PADDING]
+            yield entry, spread
 
     def dtype(self, entry: Entry) -> str:
         """The dtype that the correct runs give this value in; its ulp is the gate's."""

@@ -39,6 +39,7 @@ class CaseInputs:
     images: Sequence[tuple[str, Image.Image]] = ()
     decode_steps: int = 4
     chunk: int | None = None
+    checkpoint: str | None = None
 
     @property
     def chunks(self) -> int:
@@ -66,6 +67,7 @@ def prepare_inputs(
     *,
     processor: ReferenceProcessor,
     config: Mapping[str, Any],
+    checkpoint: str | None = None,
     store: TraceStore = NOT_KEPT,
 ) -> CaseInputs:
     """Bring the media into files and run the reference's processor on them.
@@ -78,7 +80,7 @@ def prepare_inputs(
             check_part(source, row=index, config=config, processor=processor)
     try:
         batch = write_media_batch(case.rows, case.padding_side)
-        processed = processor_stage(case.name, batch, processor, config, store=store)
+        processed = processor_stage(case.name, batch, processor, config, checkpoint=checkpoint, store=store)
     except (ParityError, OSError):
         raise
     except Exception as error:
@@ -94,7 +96,14 @@ def prepare_inputs(
     if "model" in case.stages:
         check_fit(processed.tensors, config, decode_steps=case.decode_steps)
     return CaseInputs(
-        case.name, processed.tensors, config, processed, _shown(case.rows, processed), case.decode_steps, case.chunk
+        case.name,
+        processed.tensors,
+        config,
+        processed,
+        _shown(case.rows, processed),
+        case.decode_steps,
+        case.chunk,
+        checkpoint,
     )
 
 

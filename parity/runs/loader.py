@@ -44,6 +44,7 @@ class Loader:
         self._reference: ReferenceModel | None = None
         self._port: port.Qwen3VL | None = None
         self._processors: tuple[str, ReferenceProcessor] | None = None
+        self._digests: dict[Path, str] = {}
 
     def checkpoint(self, spec: Checkpoint) -> Path:
         """The folder of a seeded checkpoint, made if it is not there yet, or of the trained one."""
@@ -84,7 +85,19 @@ class Loader:
 
     def inputs(self, case: Case, folder: Path, *, store: TraceStore = NOT_KEPT) -> CaseInputs:
         """A case's prompts and media through the reference's processor. Raises as ``prepare_inputs`` does."""
-        return prepare_inputs(case, processor=self.processor(folder), config=plain_config(folder), store=store)
+        return prepare_inputs(
+            case,
+            processor=self.processor(folder),
+            config=plain_config(folder),
+            checkpoint=self.digest(folder) if store.folder is not None else None,
+            store=store,
+        )
+
+    def digest(self, folder: Path) -> str:
+        """``checkpoint_digest``, computed once for each folder."""
+        if folder not in self._digests:
+            self._digests[folder] = checkpoint_digest(folder)
+        return self._digests[folder]
 
     def port_processor(self, folder: Path) -> PortProcessor:
         """The port's processor, loaded anew."""

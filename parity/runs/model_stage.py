@@ -53,7 +53,7 @@ def model_stage(
         fed.append(exact.trace(inputs.tensors, None, steps=inputs.decode_steps, sink=sink))
 
     def described(engine: ReferenceEngine) -> Description:
-        return Description(engine.name, engine.detail, engine.dtype, inputs.name, kinds=KINDS)
+        return Description(engine.name, engine.detail, engine.dtype, inputs.name, inputs.checkpoint, KINDS)
 
     def variant(engine: ReferenceEngine) -> ReferenceRun:
         def run(sink: Sink) -> None:
@@ -82,6 +82,7 @@ def model_stage(
         yardstick=yardstick,
         run=run,
         chunks=inputs.chunks,
+        checkpoint=inputs.checkpoint,
         tokens=tokens,
         reference=exact,
     )

@@ -68,6 +68,7 @@ def processor_stage(
     processor: ReferenceProcessor,
     config: Mapping[str, Any],
     *,
+    checkpoint: str | None = None,
     store: TraceStore = NOT_KEPT,
 ) -> ProcessorStage:
     """Run the reference's processor. Raises ParityError when it does not give exactly the expected seams."""
@@ -80,7 +81,7 @@ def processor_stage(
     def labels() -> dict[SeamKey, np.ndarray]:
         return prompt_labels(tensors, config)
 
-    description = Description("transformers", "processor", "float32", name, kinds=KINDS)
+    description = Description("transformers", "processor", "float32", name, checkpoint, KINDS)
     reference = ReferenceRun("processor", description, run)
     yardstick = measure_yardstick(reference, (), expected, labels, name="reference-processor", store=store)
     return ProcessorStage(
@@ -91,6 +92,7 @@ def processor_stage(
         # Every value is exact or counted in steps, for both comparisons alike.
         yardstick=replace(yardstick, isolated_gate=DEFAULT_GATE),
         run=lambda subject, sink: subject.process(batch, sink),
+        checkpoint=checkpoint,
         batch=batch,
         settings=ProcessorSettings.of(processor),
         tensors=tensors,

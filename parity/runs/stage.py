@@ -42,10 +42,11 @@ class Stage(Generic[SubjectT]):
     yardstick: Yardstick
     run: Callable[[SubjectT, Sink], object]
     chunks: int = 1
+    checkpoint: str | None = None  # sha256, see ``loader.checkpoint_digest``
 
     def describe(self, engine: Engine) -> Description:
         """What a trace of this stage by an engine says of itself."""
-        return Description(engine.name, engine.detail, engine.dtype, self.case, kinds=KINDS)
+        return Description(engine.name, engine.detail, engine.dtype, self.case, self.checkpoint, KINDS)
 
     def recorder(self, on_value: OnValue, *, isolated: bool = False) -> Recorder:
         """A sink that passes every value on; ``isolated``: each part gets the reference's inputs."""

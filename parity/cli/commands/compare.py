@@ -13,6 +13,7 @@ from rich.console import Console
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.errors import USAGE
+from parity.core.binding import check_binding, check_width
 from parity.core.compare import Comparison, compare
 from parity.core.errors import ParityError
 from parity.core.floors import Floors
@@ -21,6 +22,7 @@ from parity.core.gates import DEFAULT_GATE, FloatGate
 from parity.core.trace import Trace
 from parity.core.verdict import judge
 from parity.documents.comparison import comparison_document
+from parity.seams.contract import check_reference
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,13 @@ def compare_folders(options: CompareOptions) -> int:
         )
     gate = DEFAULT_GATE if options.multiple is None else FloatGate(m=options.multiple, ulps=DEFAULT_GATE.ulps)
     reference, subject = FolderTrace(options.reference), FolderTrace(options.subject)
+    runs = [FolderTrace(folder) for folder in options.floors]
+    check_reference(reference)
+    check_binding(subject, reference, runs)
     floors = Floors(reference)
-    for folder in options.floors:
-        _observe(floors, FolderTrace(folder))
+    for run in runs:
+        _observe(floors, run)
+    check_width(floors, subject.description.dtype)
     findings = compare(subject, Comparison(reference, floors, gate))
     document = comparison_document(
         findings,

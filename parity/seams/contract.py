@@ -1,0 +1,93 @@
+"""Whether a reference's trace is what this project's reference gives: every seam, its gate, its rows.
+
+A reference that lacks a seam, counts in steps of any size, or calls rows padding would let mistakes through.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from parity.core.errors import TraceError
+from parity.core.trace import PADDING, Entry, SeamKey, Trace
+from parity.seams.model import Dimensions, expected_model_seams, model_specs
+from parity.seams.processor import processor_specs
+from parity.seams.spec import SeamSpec, label_key
+
+_LARGEST_STEP = 1.0  # of an 8-bit pixel; normalised ones have smaller steps
+_SHOWN = 5
+
+
+def check_reference(trace: Trace) -> None:
+    """Raise TraceError for a seam with another gate, rows or steps than it has, and for seams that are missing.
+
+    Seams of other names are not known here, and left alone.
+    """
+    specs = {_pattern(spec): spec for spec in (*model_specs(), *processor_specs())}
+    known = [(entry, spec) for entry in trace for pattern, spec in specs.items() if pattern.fullmatch(entry.key.name)]
+    for entry, spec in known:
+        _check_entry(entry, spec)
+    if any(entry.key.name == "logits" for entry in trace):
+        _check_complete(trace)
+        _check_padding(trace)
+
+
+def _pattern(spec: SeamSpec) -> re.Pattern[str]:
+    return re.compile(re.escape(spec.name).replace(r"\{\}", r"\d+"))
+
+
+def _check_entry(entry: Entry, spec: SeamSpec) -> None:
+    if entry.gate != spec.gate:
+        raise TraceError(f"the reference gives {entry.key} the gate {entry.gate!r}, it has the gate {spec.gate!r}")
+    if tuple(entry.token_axes) != spec.token_axes:
+        raise TraceError(
+            f"the reference gives {entry.key} the token axes {list(entry.token_axes)}, it has {list(spec.token_axes)}"
+        )
+    if (entry.rows is None) != (spec.rows is None):
+        raise TraceError(f"the reference gives {entry.key} row labels {entry.rows}, its rows are {spec.rows}")
+    if entry.gate == "steps" and entry.unit > _LARGEST_STEP:
+        raise TraceError(f"the reference counts {entry.key} in steps of {entry.unit:g}, at most {_LARGEST_STEP:g}")
+
+
+def _check_complete(trace: Trace) -> None:
+    names = {key.name for key in trace.entries()}
+    dimensions = Dimensions(
+        _count(names, r"vision\.blocks\.(\d+)\..*"),
+        _count(names, r"vision\.deepstack\.(\d+)"),
+        _count(names, r"text\.layers\.(\d+)\..*"),
+    )
+    expected = expected_model_seams(
+        dimensions,
+        decode_steps=max(key.call for key in trace.entries() if key.name == "logits"),
+        images=any(name.startswith("image_") for name in names),
+        videos=any(name.startswith("video_") for name in names),
+    )
+    missing = [str(item.key) for item in expected if item.key not in trace.entries()]
+    if missing:
+        raise TraceError(
+            f"the reference lacks {len(missing)} seams that its model has: {', '.join(missing[:_SHOWN])}; nothing "
+            "could be said about them"
+        )
+
+
+def _count(names: set[str], pattern: str) -> int:
+    found = [int(match.group(1)) for name in names if (match := re.fullmatch(pattern, name))]
+    return max(found, default=-1) + 1
+
+
+def _check_padding(trace: Trace) -> None:
+    """Only tokens that the attention mask hides are padding."""
+    hidden = trace.read(SeamKey("attention_mask", 0)) == 0  # (B, S)
+    for key in sorted({entry.rows for entry in trace if entry.rows is not None}):
+        found = trace.labels(key) == PADDING
+        wanted = np.zeros_like(found)
+        if key == label_key("tokens", 0):
+            wanted = hidden
+        elif key.name == label_key("keys", 0).name:
+            wanted[:, : hidden.shape[1]] = hidden
+        if found.shape != wanted.shape or (found != wanted).any():
+            raise TraceError(
+                f"the labels {key} of the reference call {int(found.sum())} rows padding, the attention mask "
+                f"{int(wanted.sum())}"
+            )
