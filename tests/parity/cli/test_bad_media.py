@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def _playlist(path: Path) -> None:
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n"
-BAD_PICTURES = {
+BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing.png": (lambda path: None, "does not exist"),
     "text.png": (_text, "cannot be decoded"),
     "empty.png": (Path.touch, "empty (0 bytes)"),
@@ -55,7 +56,7 @@ BAD_PICTURES = {
     "pipe.png": (os.mkfifo, "not a regular file"),
     "narrow.png": (lambda path: picture(path, (1, 250)), "1 x 250"),
 }
-BAD_VIDEOS = {
+BAD_VIDEOS: dict[str, tuple[Callable[[Path], object], str]] = {
     "playlist.mp4": (_playlist, "cannot be decoded"),
     "pipe.mp4": (os.mkfifo, "not a regular file"),
     "missing.mp4": (lambda path: None, "does not exist"),

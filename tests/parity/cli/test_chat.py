@@ -22,6 +22,7 @@ from click.testing import CliRunner
 import parity.answers.chat as subject
 import port
 from parity.cli.commands import chat as command
+from parity.cli.console import harmless
 from parity.cli.main import main
 from port import GenerationConfig, Processor, generate_all, load_model
 from tests.parity.cli.samples import Answer, Parity, change_json, picture
@@ -55,7 +56,7 @@ def words(tiny: Path) -> Callable[[Sequence[int]], str]:
 
 def _shown(text: str) -> str:
     """How a text of the tiny model, which is noise, is shown."""
-    return command.harmless(text) + "\n"
+    return harmless(text) + "\n"
 
 
 # One question
@@ -168,7 +169,7 @@ def test_text_comes_before_the_answer_is_complete(tiny: Path, words: Callable[[S
 
 
 def test_a_model_cannot_control_the_terminal() -> None:
-    assert command.harmless("a\x1b[2J\x07b\r\x9b1m\n\tä中🙂") == "a\ufffd[2J\ufffdb\ufffd\ufffd1m\n\tä中🙂"
+    assert harmless("a\x1b[2J\x07b\r\x9b1m\n\tä中🙂") == "a\ufffd[2J\ufffdb\ufffd\ufffd1m\n\tä中🙂"
 
 
 # Refusals

@@ -119,7 +119,8 @@ def test_a_bias_of_one_patch_among_many_fails() -> None:
     off = reference.copy()
     off[17] += np.float32(UNIT)
     found = finding(off, reference, UNIT)
-    assert (found.status, found.figure) == ("diverged", pytest.approx(1, abs=1e-3))
+    assert found.status == "diverged"
+    assert found.figure == pytest.approx(1, abs=1e-3)
     assert "on average in row 17" in found.note
 
 
