@@ -1,4 +1,4 @@
-"""Errors of the reference's door."""
+"""Errors of the interface to the reference."""
 
 
 class ReferenceModelError(ValueError):
