@@ -174,8 +174,8 @@ class _Capture:
         function = "get_vision_interpolation_indices_and_weights"
         if not hasattr(self.scope, function):
             raise ReferenceModelError(
-                f"{self.scope.__name__} has neither fast_pos_embed_interpolate nor {function}; this transformers "
-                "version is not supported, use 4.57 or a 5.x that has one of them"
+                f"{self.scope.__name__} has neither fast_pos_embed_interpolate nor {function}. This version of "
+                "transformers is not supported; use 4.57 or a 5.x version that has one of them"
             )
         weights: list[Tensor] = []
         self._wrap(self.scope, function, lambda result, *_a, **_k: weights.append(result[1]))

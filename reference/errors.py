@@ -2,4 +2,4 @@
 
 
 class ReferenceModelError(ValueError):
-    """The reference cannot be loaded or read; the message names the thing and the way out."""
+    """The reference cannot be loaded or read. The message says what is wrong and how to fix it."""

@@ -1,4 +1,4 @@
-"""Pictures and videos as the reference's processor takes them. Needs neither torch nor transformers."""
+"""Pictures and videos in the form that the reference's processor takes. Needs neither torch nor transformers."""
 
 from __future__ import annotations
 

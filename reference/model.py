@@ -76,7 +76,7 @@ class ReferenceModel:
         wrong = {kind: set(info[kind]) - tied for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
         if any(wrong.values()):
             shown = {kind: sorted(map(str, keys))[:10] for kind, keys in wrong.items() if keys}
-            raise ReferenceModelError(f"the reference loads {source} only in part: {shown}; fix the checkpoint")
+            raise ReferenceModelError(f"the reference loads only a part of {source}: {shown}; fix the checkpoint")
         return cls(model.eval().requires_grad_(False))
 
     @property

@@ -3,7 +3,8 @@
 Shape legend
     B, S        batch, tokens
     N           patches of all pictures (or of all videos)
-    F, H, W     frames, height, width in pixels, as decoded; h, w after the resize
+    F, H, W     frames, height, width in pixels, as decoded
+    h, w        height, width after the resize
     C, T, P     channels, temporal_patch_size, patch_size
 """
 

@@ -48,10 +48,10 @@ def plan_shards(sizes: Mapping[str, int], *, max_bytes: int) -> dict[str, list[s
         Tensor names by file name: `model.safetensors`, or `model-00001-of-0000N.safetensors` and so on.
 
     Raises:
-        ValueError: `max_bytes` isn't positive.
+        ValueError: `max_bytes` is not positive.
     """
     if max_bytes <= 0:
-        raise ValueError(f"a file must hold at least 1 byte of tensors, got max_bytes {max_bytes}")
+        raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
     groups: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -76,7 +76,7 @@ def write_shard(path: Path, entries: Iterable[Entry], *, dtype: str) -> dict[str
     Args:
         path: the file to write.
         entries: its tensors, in order.
-        dtype: a key of `DTYPES`; values are rounded to nearest even.
+        dtype: a key of `DTYPES`. Values are rounded to nearest even.
 
     Returns:
         `bytes` and `sha256` of the file.
@@ -109,6 +109,6 @@ def write_shard(path: Path, entries: Iterable[Entry], *, dtype: str) -> dict[str
             if count != math.prod(entry.shape):
                 raise ValueError(
                     f"tensor {entry.name} has shape {list(entry.shape)} = {math.prod(entry.shape)} values, "
-                    f"its blocks hold {count}"
+                    f"but its blocks hold {count}"
                 )
     return {"bytes": 8 + len(text) + offset, "sha256": digest.hexdigest()}

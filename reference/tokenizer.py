@@ -56,7 +56,7 @@ MARKER_TOKENS = (
     "<think>",
     "</think>",
 )
-"""Single tokens that stay in decoded text; their ids follow the control tokens."""
+"""Single tokens that stay in decoded text. Their ids follow those of the control tokens."""
 
 SPECIAL_TOKENS = CONTROL_TOKENS + MARKER_TOKENS
 
@@ -109,7 +109,7 @@ def _trained(
     tokenizer.train_from_iterator(sentences, trainer=trainer)
     model = json.loads(tokenizer.to_str())["model"]
     if len(model["merges"]) != wanted:
-        raise ValueError(f"the corpus yields {len(model['merges'])} merges, {wanted} are wanted; give it more text")
+        raise ValueError(f"the corpus yields {len(model['merges'])} merges, but {wanted} are needed; give it more text")
     vocab = sorted(model["vocab"].items(), key=lambda item: item[1])
     return tuple(vocab), tuple((left, right) for left, right in model["merges"])
 
@@ -132,7 +132,7 @@ def tokenizer_parts(
     vocab = dict(trained)
     base = len(vocab) if special_base is None else special_base
     if base < len(vocab):
-        raise ValueError(f"special_base {base} falls among the {len(vocab)} plain tokens; use {len(vocab)} or more")
+        raise ValueError(f"special_base {base} is the id of a plain token; use {len(vocab)} or more")
     for index in range(len(vocab), base):
         vocab[f"[unused{index}]"] = index
     special_ids = {token: base + offset for offset, token in enumerate(SPECIAL_TOKENS)}

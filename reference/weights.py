@@ -115,7 +115,7 @@ def weight_shapes(config: Mapping[str, Any], *, lm_head_entry: bool | None = Non
     """
     tied = config["tie_word_embeddings"]
     if lm_head_entry is False and not tied:
-        raise ValueError("an untied checkpoint needs its lm_head.weight: lm_head_entry=False is for tied ones")
+        raise ValueError("an untied checkpoint needs its lm_head.weight; use lm_head_entry=False only for tied ones")
     names = {VISION_PREFIX + name: shape for name, shape in _vision_names(config["vision_config"]).items()}
     names |= {TEXT_PREFIX + name: shape for name, shape in _text_names(config["text_config"]).items()}
     if lm_head_entry or not tied:

@@ -225,12 +225,12 @@ def check_folder(folder: Path) -> list[str]:
                 problems.append(str(error))
     for name, tensors in sorted(listed.items()):
         if not (trace.folder / name).is_file():
-            continue  # said already, for the values in it
+            continue  # already reported for its values
         try:
             with safe_open(trace.folder / name, framework="np") as handle:
                 extra = set(handle.keys()) - tensors
         except (OSError, SafetensorError):
-            continue  # said already, for the values in it
+            continue  # already reported for its values
         if extra:
             problems.append(f"{name} holds {len(extra)} tensors that no seam lists: {', '.join(sorted(extra)[:10])}")
     return problems

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         answers = reference_answers(ReferenceModel.load(work), ReferenceProcessor.load(work), items)
         right = [answer == item.question.answer for answer, item in zip(answers, items, strict=True)]
         accuracy, kinds = sum(right) / len(right), by_kind(items, right)
-        print(f"trained in {trained:.0f} s; {accuracy:.1%} of {len(items)} answers right")
+        print(f"trained in {trained:.0f} s; {accuracy:.1%} of {len(items)} answers are right")
         for kind, found in kinds.items():
             print(f"  {kind}: {found['accuracy']:.1%} of {found['questions']}")
         if accuracy < WANTED:

@@ -27,7 +27,7 @@ def write_weights(model: Any, folder: Path) -> None:
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != {name: tuple(shape) for name, shape in wanted.items()}:
         differing = sorted(set(found.items()) ^ {(name, tuple(shape)) for name, shape in wanted.items()})
-        raise ValueError(f"the trained tensors are not those of a checkpoint: {differing[:6]}")
+        raise ValueError(f"the trained tensors do not match config.json: {differing[:6]}")
     rounded = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
     save_file(rounded, folder / WEIGHTS, metadata={"format": "pt"})
 

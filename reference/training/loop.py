@@ -46,7 +46,7 @@ def train(folder: Path, recipe: Recipe, on_step: OnStep, *, processes: int = 2) 
 
 @dataclass(frozen=True)
 class _Crew:
-    """One of ``size`` processes that train one model."""
+    """One of ``size`` processes that train the same model."""
 
     rank: int
     size: int

@@ -1,4 +1,4 @@
-"""Decoding against the reference's ``load_image``, mode by mode; what is refused, and at what cost."""
+"""Decoding compared with the reference's ``load_image`` in each mode, and pictures that are refused cheaply."""
 
 from __future__ import annotations
 

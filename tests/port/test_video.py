@@ -1,4 +1,4 @@
-"""Sampling, timestamps and decoding against the reference's rules and its PyAV reader; hostile and broken videos."""
+"""Sampling, timestamps and decoding compared with the reference and its PyAV reader; hostile and broken videos."""
 
 from __future__ import annotations
 

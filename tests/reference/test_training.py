@@ -1,4 +1,4 @@
-"""Training: batches are the reference's own inputs, the loop learns, and what ships is what the run wrote."""
+"""Training: batches are inputs of the reference, the loss falls, and the written checkpoint is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV tables say what the document says, to the last digit."""
+"""CSV tables have the same numbers as the document, to the last digit."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def _show(console: Console, matrix: Matrix, document: dict[str, Any], folder: Pa
         f"{100 * totals['localisation_rate']:.1f} %"
     )
     console.print(f"smallest set of cases found: {', '.join(cover['cases'])} ({cover['forwards']} forwards)")
-    console.print(f"{len(document['not_planted'])} real bugs have no place in the port; the report says why")
+    console.print(f"{len(document['not_planted'])} real bugs cannot be planted in the port; the report says why")
     console.print(view.plain(f"report: {folder / 'report.html'}"), soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""``parity chat``: one question, many questions, what is refused, and how it ends."""
+"""``parity chat``: one question, several questions, refused input, and the end of a chat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The yardstick is float64 throughout: eager and sdpa agree on every seam, and so does the port in float64."""
+"""The yardstick is float64 everywhere: eager, sdpa and the port in float64 agree on every seam."""
 
 from __future__ import annotations
 
