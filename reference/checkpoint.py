@@ -217,26 +217,26 @@ def _check_reusable(folder: Path, plan: _Plan) -> None:
     way_out = "choose another folder or remove this one"
     receipt_path = folder / RECEIPT
     if not receipt_path.is_file():
-        raise ValueError(f"{folder} is not empty and has no {RECEIPT}, so it is not overwritten; {way_out}")
+        raise ValueError(f"{folder} is not empty and has no {RECEIPT}, so it isn't overwritten; {way_out}")
     try:
         receipt = json.loads(receipt_path.read_bytes())
         found, recorded = receipt["spec"], {name: entry["sha256"] for name, entry in receipt["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{receipt_path} is not the receipt of a seeded checkpoint; {way_out}") from error
+        raise ValueError(f"{receipt_path} is not a receipt of a seeded checkpoint; {way_out}") from error
     differing = [
-        f"{key} is {found.get(key)!r}, not {value!r}"
+        f"{key} is {found.get(key)!r}, asked for {value!r}"
         for key, value in plan.spec.items()
         if found.get(key) != value
     ]
     if differing:
-        raise ValueError(f"{folder} holds a different checkpoint ({'; '.join(differing)}); {way_out}")
+        raise ValueError(f"{folder} holds another checkpoint ({'; '.join(differing)}); {way_out}")
     # Small files are compared with what would be written now, weights with what the receipt lists.
     wanted = {name: hashlib.sha256(content).hexdigest() for name, content in plan.small_files.items()}
     wanted |= {file: recorded.get(file, "") for file in plan.shards}
     for name, digest in wanted.items():
         path = folder / name
         if not path.is_file():
-            raise ValueError(f"{folder} has no {name}; {way_out}")
+            raise ValueError(f"{folder} lacks {name}; {way_out}")
         actual = _file_sha256(path)
         if actual != digest:
             raise ValueError(f"{path} has sha256 {actual}, expected {digest or 'no such file'}; {way_out}")

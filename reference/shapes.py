@@ -36,7 +36,7 @@ class TextShape:
             raise ValueError(f"text heads ({self.heads}) must be a multiple of kv heads ({self.kv_heads})")
         if sum(self.mrope_section) * 2 != self.head_dim:
             raise ValueError(
-                f"mrope_section {list(self.mrope_section)} covers {sum(self.mrope_section)} rotary pairs, but "
+                f"mrope_section {list(self.mrope_section)} covers {sum(self.mrope_section)} rotary pairs, "
                 f"head_dim {self.head_dim} has {self.head_dim // 2}; make them equal"
             )
 
@@ -59,7 +59,7 @@ class VisionShape:
     def __post_init__(self) -> None:
         if self.hidden % (4 * self.heads):
             raise ValueError(
-                f"vision hidden size {self.hidden} with {self.heads} heads gives no head_dim that is divisible by 4; "
+                f"vision hidden size {self.hidden} with {self.heads} heads gives no head_dim divisible by 4; "
                 "the 2-D rotary embedding needs whole pairs in its height half and its width half"
             )
         if list(self.taps) != sorted(set(self.taps)) or not all(0 <= tap < self.depth for tap in self.taps):
@@ -95,7 +95,7 @@ class Shape:
     def __post_init__(self) -> None:
         if len(self.vision.taps) > self.text.layers:
             raise ValueError(
-                f"shape {self.name!r}: {len(self.vision.taps)} taps need at least as many decoder layers, "
+                f"shape {self.name!r}: {len(self.vision.taps)} taps need as many decoder layers or more, "
                 f"but there are {self.text.layers}"
             )
 
@@ -237,7 +237,7 @@ def get_shape(name: str) -> Shape:
     known = ", ".join(SHAPES)
     if any(moe in key for moe in _MOE_NAMES):
         raise ValueError(f"shape {name!r} is a mixture of experts, which is not supported; use one of: {known}")
-    raise ValueError(f"there is no shape {name!r}; use one of: {known}")
+    raise ValueError(f"no shape named {name!r}; there are: {known}")
 
 
 def cut_depth(shape: Shape, depth: int) -> Shape:
@@ -252,7 +252,7 @@ def cut_depth(shape: Shape, depth: int) -> Shape:
     if not least <= depth < most:
         raise ValueError(
             f"shape {shape.name!r} has {shape.text.layers} decoder layers, {shape.vision.depth} vision blocks "
-            f"and {len(shape.vision.taps)} taps: depth must be in {least}..{most - 1}, got {depth}"
+            f"and {len(shape.vision.taps)} taps: depth must lie in {least}..{most - 1}, got {depth}"
         )
     text = replace(shape.text, layers=min(depth, shape.text.layers))
     kept = min(depth, shape.vision.depth)

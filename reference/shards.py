@@ -51,7 +51,7 @@ def plan_shards(sizes: Mapping[str, int], *, max_bytes: int) -> dict[str, list[s
         ValueError: `max_bytes` is not positive.
     """
     if max_bytes <= 0:
-        raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
+        raise ValueError(f"a file must hold at least 1 byte of tensors, got max_bytes {max_bytes}")
     groups: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
@@ -109,6 +109,6 @@ def write_shard(path: Path, entries: Iterable[Entry], *, dtype: str) -> dict[str
             if count != math.prod(entry.shape):
                 raise ValueError(
                     f"tensor {entry.name} has shape {list(entry.shape)} = {math.prod(entry.shape)} values, "
-                    f"but its blocks hold {count}"
+                    f"its blocks hold {count}"
                 )
     return {"bytes": 8 + len(text) + offset, "sha256": digest.hexdigest()}

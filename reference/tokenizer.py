@@ -132,7 +132,7 @@ def tokenizer_parts(
     vocab = dict(trained)
     base = len(vocab) if special_base is None else special_base
     if base < len(vocab):
-        raise ValueError(f"special_base {base} is the id of a plain token; use {len(vocab)} or more")
+        raise ValueError(f"special_base {base} falls among the {len(vocab)} plain tokens; use {len(vocab)} or more")
     for index in range(len(vocab), base):
         vocab[f"[unused{index}]"] = index
     special_ids = {token: base + offset for offset, token in enumerate(SPECIAL_TOKENS)}

@@ -37,7 +37,7 @@ class Mixture:
     def share(self, processes: int) -> Mixture:
         """Return the share of each process. Raises ValueError if the rows cannot be shared out evenly."""
         if self.pictures % processes or self.clips % processes:
-            raise ValueError(f"{self.pictures} pictures and {self.clips} clips cannot be divided evenly by {processes}")
+            raise ValueError(f"{self.pictures} pictures and {self.clips} clips cannot be shared by {processes}")
         return replace(self, pictures=self.pictures // processes, clips=self.clips // processes)
 
 

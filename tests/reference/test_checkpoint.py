@@ -169,7 +169,7 @@ def test_impossible_shapes_are_refused() -> None:
         replace(TINY.text, mrope_section=(4, 3, 2))
     with pytest.raises(ValueError, match=r"taps \[3, 1\] must rise"):
         replace(TINY.vision, taps=(3, 1))
-    with pytest.raises(ValueError, match=r"taps \[6\] must rise strictly and lie in the 6 vision blocks 0..5"):
+    with pytest.raises(ValueError, match=r"taps \[6\] must be strictly increasing and within the 6 vision blocks 0..5"):
         replace(TINY.vision, taps=(6,))
     with pytest.raises(ValueError, match="positions 65 is not a square"):
         replace(TINY.vision, positions=65)
