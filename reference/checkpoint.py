@@ -198,7 +198,7 @@ def small_files(shape: Shape, parts: TokenizerParts, config: dict[str, Any]) -> 
 
 def _holds_anything(folder: Path) -> bool:
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give the name of a folder")
+        raise ValueError(f"{folder} is a file; name a folder to make")
     return folder.is_dir() and any(folder.iterdir())
 
 

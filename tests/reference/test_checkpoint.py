@@ -167,7 +167,7 @@ def test_impossible_shapes_are_refused() -> None:
         replace(TINY.text, kv_heads=4)
     with pytest.raises(ValueError, match="covers 9 rotary pairs, head_dim 16 has 8"):
         replace(TINY.text, mrope_section=(4, 3, 2))
-    with pytest.raises(ValueError, match=r"taps \[3, 1\] must rise"):
+    with pytest.raises(ValueError, match=r"taps \[3, 1\] must be strictly increasing"):
         replace(TINY.vision, taps=(3, 1))
     with pytest.raises(ValueError, match=r"taps \[6\] must be strictly increasing and within the 6 vision blocks 0..5"):
         replace(TINY.vision, taps=(6,))
