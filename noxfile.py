@@ -1,6 +1,6 @@
 """Sessions of the project. All of them share one environment, so that torch is installed once.
 
-Started from an environment that has the ``dev`` extra, nox uses that one; started from anywhere else, it makes
+If nox runs in an environment that has the ``dev`` extra, the sessions use that environment. Otherwise nox makes
 ``.venv`` here and installs the project into it.
 """
 
@@ -19,13 +19,13 @@ nox.options.sessions = ["lint", "tests", "parity"]
 
 HERE = Path(__file__).parent
 VENV = HERE / ".venv"
-# The oldest transformers with Qwen3-VL, laid over the shared environment without a second torch.
+# The oldest supported transformers. It is put in front of the shared environment, so that torch is not installed twice.
 OLDEST = ("transformers==4.57.6", "huggingface-hub>=0.34,<1.0", "tokenizers>=0.22,<0.23")
 OVERLAY = HERE / ".nox" / "transformers-4.57"
 
 
 def python(session: nox.Session) -> str:
-    """The shared environment's interpreter, made on first use."""
+    """Return the interpreter of the shared environment. The environment is made on first use."""
     if importlib.util.find_spec("torch") and importlib.util.find_spec("pytest"):
         return sys.executable
     interpreter = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -42,7 +42,7 @@ def run(session: nox.Session, *arguments: str, env: dict[str, str] | None = None
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff, types, and the import contract between the rooms."""
+    """Run ruff and mypy, and check which rooms import which."""
     run(session, "ruff", "check", ".")
     run(session, "ruff", "format", "--check", ".")
     run(session, "mypy")
@@ -51,41 +51,41 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The default tests; arguments go to pytest."""
+    """Run the default tests. Arguments are passed to pytest."""
     run(session, "pytest", *session.posargs)
 
 
 @nox.session
 def parity(session: nox.Session) -> None:
-    """The standard suite with a verdict per phase, then the smallest set of inputs that catches every known mistake."""
+    """Run the standard suite, then the mutants on the smallest set of cases that catches every known mistake."""
     run(session, "parity", "suite", *(session.posargs or ["--out", "parity-reports/suite"]))
     run(session, "parity", "mutants", "--out", "parity-reports/mutants")
 
 
 @nox.session
 def metamorphic(session: nox.Session) -> None:
-    """Relations of the port over random configs and batches: 60 examples of each of seven."""
+    """Check seven relations of the port on random configs and batches, with 60 examples each."""
     env = {"METAMORPHIC_EXAMPLES": "60"}
     run(session, "pytest", "tests/parity/qwen3vl/test_metamorphic.py", *session.posargs, env=env)
 
 
 @nox.session
 def generation(session: nox.Session) -> None:
-    """64 tokens of every case of the suite as transformers' own ``generate`` gives them, and no slower."""
+    """Check on every case of the suite that 64 tokens equal those of transformers' ``generate``, and come no slower."""
     env = {"GENERATION_CASES": "all"}
     run(session, "pytest", "-s", "tests/parity/qwen3vl/test_generation.py", *session.posargs, env=env)
 
 
 @nox.session
 def calibrate(session: nox.Session) -> None:
-    """What correct runs need, in all dtypes: the data behind the gate's m."""
+    """Measure the m that correct runs need, in all dtypes. The gates' m is based on this data."""
     dtypes = ("--dtype", "float32", "--dtype", "bfloat16", "--dtype", "float16")
     run(session, "parity", "calibrate", *dtypes, *session.posargs)
 
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Every known mistake planted in the port, on every input that there is, in float32 and bfloat16."""
+    """Plant every known mistake in the port, and run each on every case, in float32 and bfloat16."""
     for dtype in ("float32", "bfloat16"):
         out = f"parity-reports/mutants-{dtype}"
         run(session, "parity", "mutants", "--case", "all", "--dtype", dtype, "--out", out, *session.posargs)
@@ -93,16 +93,16 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def train(session: nox.Session) -> None:
-    """The small model that sees, trained anew from a seed into trained/; fails when it does not see well enough.
+    """Train the small model from a seed into trained/. Fails if too many of its exam answers are wrong.
 
-    What ships is reference/data/trained; it was made so, and is replaced by hand.
+    The package ships reference/data/trained, which was made by this session. It is only replaced by hand.
     """
     run(session, "reference.training", "--out", "trained", *session.posargs)
 
 
 @nox.session
 def compat(session: nox.Session) -> None:
-    """The standard suite, the capture and the yardstick with the oldest supported transformers."""
+    """Run the standard suite and the tests of the capture and the yardstick with the oldest supported transformers."""
     if not OVERLAY.exists():
         arguments = ["pip", "install", "--no-deps", "--target", str(OVERLAY), *OLDEST]
         run(session, *arguments)

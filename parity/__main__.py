@@ -1,7 +1,7 @@
-"""``python -m parity``: the same as the command ``parity``, in any folder.
+"""``python -m parity`` does the same as the command ``parity``, in any folder.
 
-``python -m`` puts the current folder first on the import path, where a ``port.py`` or ``reports/`` of the user's own
-would be found in the place of this project's.
+``python -m`` puts the current folder first on the import path. A ``port.py`` or ``reports/`` of the user would be
+imported instead of this project's, so that folder is removed from the path.
 """
 
 import sys

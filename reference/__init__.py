@@ -1,1 +1,1 @@
-"""The Hugging Face reference behind one door, and a maker of seeded checkpoints."""
+"""One interface to Hugging Face's Qwen3-VL, and a maker of seeded checkpoints."""

@@ -1,8 +1,8 @@
-"""Reading the reference from outside: hooks on its modules and scoped wrappers on its functions.
+"""Captures the reference's tensors with hooks on its modules and temporary wrappers around its functions.
 
-``hidden_states`` misses what porters need most: RoPE has no module, DeepStack features are added after a layer
-returns, positions and segment boundaries are local variables. Seam names are those of the port's taps; each
-tensor has the layout that the port's tap of that name has (named where the reference's differs).
+``hidden_states`` is not enough: RoPE has no module, DeepStack features are added after a layer returns, and
+positions and segment boundaries are local variables. The seams have the names and layouts of the port's taps.
+Comments say where the reference's own layout differs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from reference.errors import ReferenceModelError
 from reference.model import ReferenceModel, State, rope_delta
 
-# What a sink returns instead of None, the reference goes on with: that is how its parts are read in isolation.
+# If a sink returns a tensor, the reference continues with that tensor. The isolated comparison works this way.
 Sink = Callable[[str, Tensor], Tensor | None]
 
 
@@ -25,9 +25,9 @@ Sink = Callable[[str, Tensor], Tensor | None]
 def capturing(reference: ReferenceModel, sink: Sink) -> Iterator[None]:
     """Send every seam of every forward inside the ``with`` block to ``sink``, in order.
 
-    The sink must copy what it keeps: the reference changes some tensors in place afterwards. A tensor that it
-    returns takes the place of the one it was given, except at inputs, masks, positions, caches and the
-    interpolated position table, which are only read.
+    The sink must copy the tensors that it keeps: the reference changes some of them in place afterwards. If the sink
+    returns a tensor, it replaces the original. Inputs, masks, positions, caches and the interpolated position table
+    cannot be replaced.
     """
     with ExitStack() as stack:
         _Capture(reference.model, sink, stack).install()
@@ -35,7 +35,7 @@ def capturing(reference: ReferenceModel, sink: Sink) -> Iterator[None]:
 
 
 def send_state(state: State, sink: Sink, *, prefill: bool) -> None:
-    """The seams that live in the state after a forward: rope delta (B, 1), caches (B, K, T, D) of every layer."""
+    """Send the seams in the state: rope delta (B, 1) after a prefill, caches (B, K, T, D) of every layer."""
     if prefill:
         sink("rope_delta", rope_delta(state))
     for index, layer in enumerate(state.cache.layers):
@@ -49,7 +49,7 @@ class _Capture:
         self.sink = sink
         self.stack = stack
         self.scope = sys.modules[type(model).__module__]
-        self.attention = ""  # the seam prefix of the attention module that runs now
+        self.attention = ""  # seam prefix of the attention module that is running
 
     def install(self) -> None:
         self._inputs()
@@ -57,7 +57,7 @@ class _Capture:
         self._text(self.model.model.language_model)
         self._output(self.model.lm_head, "logits")
 
-    # -- ways to read ------------------------------------------------------------------------------------------
+    # -- hooks and wrappers ---------------------------------------------------------------------------------------
 
     def _output(self, module: nn.Module, name: str) -> None:
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
@@ -70,7 +70,7 @@ class _Capture:
         self.stack.callback(module.register_forward_hook(hook).remove)
 
     def _input(self, module: nn.Module, read: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> None:
-        """``read(args, kwargs)`` before the module runs; it may return other (args, kwargs)."""
+        """Call ``read(args, kwargs)`` before the module runs. It may return new (args, kwargs)."""
 
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return read(args, kwargs)
@@ -78,9 +78,9 @@ class _Capture:
         self.stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
     def _wrap(self, owner: Any, name: str, after: Callable[..., Any]) -> None:
-        """Call ``after(result, *args, **kwargs)`` after each call of ``owner.name`` while the scope lasts.
+        """Call ``after(result, *args, **kwargs)`` after each call of ``owner.name`` until the stack is closed.
 
-        Where it returns anything but None, that is the result.
+        If ``after`` returns something other than None, that becomes the result.
         """
         original = getattr(owner, name)
         own = name in vars(owner)
@@ -97,7 +97,7 @@ class _Capture:
             self.stack.callback(delattr, owner, name)
 
     def _take(self, name: str, tensor: Tensor) -> Tensor:
-        """The sink's word for a tensor: its replacement, or the tensor itself."""
+        """Send a tensor to the sink. Returns the sink's replacement, or the tensor itself."""
         replaced = self.sink(name, tensor)
         return tensor if replaced is None else replaced
 
@@ -113,7 +113,7 @@ class _Capture:
 
         def read(_args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             self.sink("input_ids", kwargs["input_ids"])
-            # Its name since transformers 5.24, and before.
+            # transformers 5.24 renamed past_key_values to cache.
             cache = kwargs.get("cache", kwargs.get("past_key_values"))
             if cache is None or cache.get_seq_length() == 0:
                 self.sink("attention_mask", kwargs["attention_mask"])
@@ -165,7 +165,7 @@ class _Capture:
         self._wrap(self.scope, "apply_rotary_pos_emb_vision", rotated)
 
     def _positions(self, visual: Any) -> None:
-        """The interpolated positions have no module: transformers 4.57 has a method, 5 a line in forward."""
+        """Capture the interpolated positions. They have no module: 4.57 uses a method, 5.x a line in forward."""
         if hasattr(visual, "fast_pos_embed_interpolate"):
             self._wrap(
                 visual, "fast_pos_embed_interpolate", lambda result, *_a, **_k: self.sink("vision.pos_embed", result)
@@ -174,14 +174,14 @@ class _Capture:
         function = "get_vision_interpolation_indices_and_weights"
         if not hasattr(self.scope, function):
             raise ReferenceModelError(
-                f"{self.scope.__name__} has neither fast_pos_embed_interpolate nor {function}; this transformers "
-                "version is not supported, use 4.57 or a 5.x that has one of them"
+                f"{self.scope.__name__} has neither fast_pos_embed_interpolate nor {function}. This version of "
+                "transformers is not supported; use 4.57 or a 5.x version that has one of them"
             )
         weights: list[Tensor] = []
         self._wrap(self.scope, function, lambda result, *_a, **_k: weights.append(result[1]))
 
         def looked_up(_module: nn.Module, _args: Any, rows: Tensor) -> None:
-            # The reference's own next line, from its own two tensors: (N, 4, C) x (N, 4, 1) -> (N, C).
+            # The same as the reference's next line, from its two tensors: (N, 4, C) x (N, 4, 1) -> (N, C).
             self.sink("vision.pos_embed", (rows * weights.pop()[:, :, None]).sum(1).to(rows.dtype))
 
         self.stack.callback(visual.pos_embed.register_forward_hook(looked_up).remove)
@@ -215,7 +215,7 @@ class _Capture:
 
         def mask(_args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = kwargs.get("attention_mask")
-            if given is not None:  # sdpa drops the mask where it can; eager always has one
+            if given is not None:  # sdpa omits the mask if it can; eager always has one
                 self.sink("text.causal_mask", given == 0 if given.dtype.is_floating_point else given)
 
         self._input(text.layers[0], mask)
@@ -248,7 +248,7 @@ class _Capture:
         self.stack.callback(module.register_forward_hook(hook).remove)
 
     def _deepstack(self, text: Any) -> None:
-        """``_deepstack_process`` runs after a layer returned: count which layer that was."""
+        """Capture ``_deepstack_process``, which runs after a layer has returned. Layers are counted."""
         layers_done: list[int] = []
         for index, layer in enumerate(text.layers):
 

@@ -1,7 +1,7 @@
 """Makes seeded Qwen3-VL checkpoint folders, complete enough for transformers, mistral.rs and other engines.
 
-A folder appears whole or not at all, and the same arguments give the same bytes. Weights are drawn and written
-a few million values at a time, so a released shape needs disk space and no memory.
+A folder is only made if everything could be written, and the same arguments give the same bytes. Weights are drawn
+and written a few million values at a time, so a released shape needs disk space but little memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reference.tokenizer import TokenizerParts, json_bytes, tokenizer_files, tok
 from reference.weights import HEAD_NAME, RECIPE, layout_name, tensor_chunks, weight_shapes
 
 RECEIPT = "seeded.json"
-"""Name of the file that says what a folder holds: the arguments, and size and sha256 of every other file."""
+"""Name of the file that lists what a folder holds: the arguments, and the size and sha256 of every other file."""
 
 DEFAULT_SHARD_BYTES = 5_000_000_000
 
@@ -40,31 +40,31 @@ def make_checkpoint(
     rope_dialect: Literal["rope_scaling", "rope_parameters"] = "rope_scaling",
     depth: int | None = None,
 ) -> Path:
-    """Write a complete seeded checkpoint folder, or reuse the finished one that is already there.
+    """Write a complete seeded checkpoint folder, or reuse it if it is there already.
 
     Args:
-        out_dir: the folder to make; its parents are made too.
+        out_dir: the folder to make. Its parents are made too.
         shape: a name from `reference.shapes.SHAPES`.
-        seed: weights differ between seeds, nothing else does.
-        tied: whether the head shares the embedding table; None: as the shape.
-        dtype: `float32`, `bfloat16` or `float16`, rounded to nearest from the same float32 values.
-        max_shard_bytes: most tensor bytes in a file (a larger tensor gets its own); None: 5 GB.
+        seed: seed of the weights; nothing else depends on it.
+        tied: whether the head shares the embedding table; None: the shape's own setting.
+        dtype: `float32`, `bfloat16` or `float16`; the same float32 values are rounded to nearest.
+        max_shard_bytes: largest number of tensor bytes in a file (a larger tensor gets its own file); None: 5 GB.
         layout: tensor names, `published` (`model.visual.*`, `model.language_model.*`) or `legacy`
-            (`visual.*`, `model.*`), for ports that accept both. Transformers itself leaves the tensors of a
-            legacy Qwen3-VL at random values, and only its loading info says so.
-        lm_head_entry: whether a tied checkpoint stores `lm_head.weight` all the same; None: it doesn't.
+            (`visual.*`, `model.*`), for ports that accept both. Transformers itself does not load the
+            tensors of a legacy Qwen3-VL. They keep random values, and only its loading info mentions it.
+        lm_head_entry: whether a tied checkpoint also stores `lm_head.weight`; None: it doesn't.
         rope_dialect: how config.json spells the rotary settings, see `reference.shapes.config_dict`.
-        depth: keep at most so many decoder layers and vision blocks; None: all.
+        depth: largest number of decoder layers and of vision blocks; None: all.
 
     Returns:
         `out_dir`.
 
     Raises:
-        ValueError: an argument that can't be met, or `out_dir` holds anything but this same checkpoint.
+        ValueError: an argument is not valid, or `out_dir` holds something other than this checkpoint.
     """
     out_dir = Path(out_dir)
     if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     full = get_shape(shape)
     plan = _Plan(
         full if depth is None else cut_depth(full, depth),
@@ -92,7 +92,7 @@ def make_checkpoint(
 
 
 class _Plan:
-    """Everything that follows from the arguments, worked out before anything is written."""
+    """What to write, computed from the arguments before anything is written."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class _Plan:
         }
 
     def write(self, folder: Path) -> None:
-        """Fill an empty folder; the receipt comes last."""
+        """Write all files into an empty folder, the receipt last."""
         files: dict[str, dict[str, Any]] = {}
         for name, content in self.small_files.items():
             (folder / name).write_bytes(content)
@@ -158,7 +158,7 @@ class _Plan:
 
 
 def small_files(shape: Shape, parts: TokenizerParts, config: dict[str, Any]) -> dict[str, bytes]:
-    """Every file but weights, index and receipt."""
+    """Return every file except weights, index and receipt."""
     vision, limits = shape.vision, shape.limits
     pixels = {
         "patch_size": vision.patch,
@@ -178,7 +178,7 @@ def small_files(shape: Shape, parts: TokenizerParts, config: dict[str, Any]) -> 
         **pixels,
         "video_processor_type": "Qwen3VLVideoProcessor",
     }
-    # Published checkpoints sample; greedy is the only default under which two runs can be compared.
+    # Published checkpoints sample by default. Two runs can only be compared if they are greedy.
     generation = {
         "bos_token_id": parts.special_ids["<|endoftext|>"],
         "do_sample": False,
@@ -203,7 +203,7 @@ def _holds_anything(folder: Path) -> bool:
 
 
 def _publish(work: Path, out_dir: Path, plan: _Plan) -> None:
-    """Rename `work` to `out_dir`; an empty folder gives way, a full one must be the same checkpoint."""
+    """Rename `work` to `out_dir`. An empty folder is replaced; one with files must hold the same checkpoint."""
     try:
         os.replace(work, out_dir)
     except OSError:
@@ -213,7 +213,7 @@ def _publish(work: Path, out_dir: Path, plan: _Plan) -> None:
 
 
 def _check_reusable(folder: Path, plan: _Plan) -> None:
-    """Pass only a finished folder made from the same arguments whose files are all intact."""
+    """Raise ValueError unless the folder was made from the same arguments and all its files are intact."""
     way_out = "choose another folder or remove this one"
     receipt_path = folder / RECEIPT
     if not receipt_path.is_file():
@@ -230,7 +230,7 @@ def _check_reusable(folder: Path, plan: _Plan) -> None:
     ]
     if differing:
         raise ValueError(f"{folder} holds another checkpoint ({'; '.join(differing)}); {way_out}")
-    # Small files must be what would be written now; weights must be what was written then.
+    # Small files are compared with what would be written now, weights with what the receipt lists.
     wanted = {name: hashlib.sha256(content).hexdigest() for name, content in plan.small_files.items()}
     wanted |= {file: recorded.get(file, "") for file in plan.shards}
     for name, digest in wanted.items():

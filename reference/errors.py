@@ -1,5 +1,5 @@
-"""Errors of the reference's door."""
+"""Errors of the interface to the reference."""
 
 
 class ReferenceModelError(ValueError):
-    """The reference cannot be loaded or read; the message names the thing and the way out."""
+    """The reference cannot be loaded or read. The message says what is wrong and how to fix it."""

@@ -1,11 +1,12 @@
-"""The reference in true float64: the yardstick that every other run is measured against.
+"""The reference in true float64. All other runs are measured against it.
 
-``model.double()`` is not float64: Hugging Face hard-codes float32 in both rotary embeddings, RMSNorm, softmax and
-the interpolation of the position table, and keeps the rotary frequencies in float32. Inside ``true_float64``
-those islands are lifted, from outside and for the scope only; no file is edited.
+``model.double()`` is not enough: Hugging Face hard-codes float32 in both rotary embeddings, RMSNorm, softmax and
+the interpolation of the position table, and keeps the rotary frequencies in float32. Inside ``true_float64`` these
+parts also compute in float64. The change is made from outside and undone at the end; no file is edited.
 
-Memory: parameters stay as loaded. Small ones are lifted for the whole scope, each Linear only while it runs, and
-token embeddings after the lookup, so the peak is the model plus its largest Linear in float64.
+Memory: parameters keep the dtype in which they were loaded. Small ones are converted to float64 for the whole scope,
+each Linear only while it runs, and token embeddings after the lookup. The peak is the model plus its largest Linear
+in float64.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ _VISION_THETA = 10000.0
 
 @contextmanager
 def true_float64(reference: ReferenceModel) -> Iterator[None]:
-    """Every computation of the reference in float64 inside the block, with the weights' loaded values.
+    """Run every computation of the reference in float64 inside the block. The weights keep their loaded values.
 
-    Not for concurrent use: ``Tensor.float`` and torch's default dtype are changed for the scope.
-    Raises ReferenceModelError where a rotary embedding is not the one that this module knows how to lift.
+    Not for concurrent use: ``Tensor.float`` and torch's default dtype are changed inside the block.
+    Raises ReferenceModelError if the frequencies of a rotary embedding are not the expected ones.
     """
     with ExitStack() as stack:
         _lift_names(reference.model, stack)
@@ -41,7 +42,7 @@ def true_float64(reference: ReferenceModel) -> Iterator[None]:
 
 
 class _Float64Torch(ModuleType):
-    """torch, except that its float32 is float64."""
+    """torch, but with ``float32`` replaced by ``float64``."""
 
     float32 = torch.float64
     float = torch.float64
@@ -51,7 +52,7 @@ class _Float64Torch(ModuleType):
 
 
 def _lift_names(model: Any, stack: ExitStack) -> None:
-    """What the reference's code calls float32 becomes float64."""
+    """Make float64 of everything that the reference's code calls float32."""
     proxy = _Float64Torch("torch")
     modules = [sys.modules[type(model).__module__]]
     if importlib.util.find_spec("transformers.vision_utils") is not None:
@@ -61,7 +62,7 @@ def _lift_names(model: Any, stack: ExitStack) -> None:
         module.torch = proxy  # type: ignore[attr-defined]
     stack.callback(setattr, Tensor, "float", Tensor.float)
     Tensor.float = Tensor.double  # type: ignore[method-assign]
-    # linspace and the like, which name no dtype
+    # for linspace and other calls without a dtype
     stack.callback(torch.set_default_dtype, torch.get_default_dtype())
     torch.set_default_dtype(torch.float64)
 
@@ -81,7 +82,7 @@ def _lift_parameters(model: nn.Module, stack: ExitStack) -> None:
 
 
 def _lift(module: nn.Module, _arguments: object = None) -> None:
-    """Swap a module's own parameters for float64 copies; the originals wait beside them."""
+    """Replace a module's own parameters with float64 copies, and keep the originals."""
     module._loaded_parameters = dict(module._parameters)  # type: ignore[assignment]
     for name, parameter in module._parameters.items():
         if parameter is not None:
@@ -89,14 +90,14 @@ def _lift(module: nn.Module, _arguments: object = None) -> None:
 
 
 def _drop(module: nn.Module, *_arguments: object) -> None:
-    """Put the originals back."""
+    """Restore the original parameters."""
     module._parameters.update(module.__dict__.pop("_loaded_parameters", {}))
 
 
 def _lift_frequencies(reference: ReferenceModel, stack: ExitStack) -> None:
     config, model = reference.config, reference.model.model
     text, vision = config.text_config, config.vision_config
-    # transformers 5 spells it rope_parameters, 4.57 has rope_theta beside rope_scaling
+    # transformers 5 has rope_parameters; 4.57 has rope_theta and rope_scaling
     parameters = getattr(text, "rope_parameters", None)
     theta = parameters["rope_theta"] if parameters else text.rope_theta
     pairs = [
@@ -108,8 +109,8 @@ def _lift_frequencies(reference: ReferenceModel, stack: ExitStack) -> None:
         loaded = module.inv_freq
         if loaded.shape != exact.shape or not torch.allclose(loaded.double(), exact, rtol=1e-2, atol=0.0):
             raise ReferenceModelError(
-                f"the {name} rotary of this transformers has frequencies {loaded.tolist()[:4]}, expected "
-                f"{exact.tolist()[:4]}; its float64 yardstick would be another model"
+                f"the {name} rotary embedding of this transformers version has frequencies {loaded.tolist()[:4]}, "
+                f"expected {exact.tolist()[:4]}; a float64 yardstick would not match it, use another version"
             )
         stack.callback(setattr, module, "inv_freq", loaded)
         module.inv_freq = exact.to(loaded.device)

@@ -1,4 +1,4 @@
-"""From what a user names (a local folder or a hub id) to a local folder."""
+"""Finds the local folder of a checkpoint that a user names by its folder or its hub id."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from reference.errors import ReferenceModelError
 
-# Weights in safetensors, JSON, templates and tokenizer text files; nothing that could be executed or unpickled.
+# Only safetensors, JSON, templates and tokenizer text files: nothing that could be executed or unpickled.
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "merges.txt"]
 
 
 def checkpoint_folder(source: str | Path) -> Path:
-    """The folder itself, or the downloaded snapshot of a hub id such as ``Qwen/Qwen3-VL-2B-Instruct``.
+    """Return the folder itself, or the downloaded snapshot of a hub id such as ``Qwen/Qwen3-VL-2B-Instruct``.
 
-    Raises ReferenceModelError when it is neither.
+    Raises ReferenceModelError if it is neither.
     """
     path = Path(source).expanduser()
     if path.is_dir():

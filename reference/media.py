@@ -1,4 +1,4 @@
-"""Pictures and videos as the reference's processor takes them. Needs neither torch nor transformers."""
+"""Pictures and videos in the form that the reference's processor takes. Needs neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class VideoFrames:
-    """A decoded video: frames (F, H, W, 3) uint8 and how fast they were shown."""
+    """A decoded video: frames (F, H, W, 3) uint8 and frames per second."""
 
     frames: np.ndarray
     fps: float
@@ -18,13 +18,13 @@ class VideoFrames:
 
 @dataclass(frozen=True)
 class PicturePath:
-    """A picture file that the reference decodes itself: EXIF orientation applied, then converted to RGB."""
+    """A picture file that the reference decodes itself. It applies the EXIF orientation and converts to RGB."""
 
     path: Path
 
 
 @dataclass(frozen=True)
 class VideoPath:
-    """A video file that the reference decodes itself, with PyAV, only the frames that it samples."""
+    """A video file that the reference decodes itself with PyAV. Only the sampled frames are decoded."""
 
     path: Path

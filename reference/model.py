@@ -1,4 +1,4 @@
-"""Hugging Face's Qwen3-VL behind one door: load, prefill, decode. Its files are never edited.
+"""One interface to Hugging Face's Qwen3-VL: load, prefill, decode. Its files are never edited.
 
 Shape legend
     B, S, T   batch, new tokens, all tokens so far (padding included)
@@ -21,14 +21,14 @@ from transformers.utils import logging as hf_logging
 from reference.errors import ReferenceModelError
 
 Attention = Literal["eager", "sdpa"]
-# The older key layout (visual.*, model.*), which the reference would else fill with random numbers.
+# The older key layout (visual.*, model.*). Without this map, the reference would keep random weights.
 _LEGACY_KEYS = {r"^visual\.": "model.visual.", r"^model\.(?!visual\.|language_model\.)": "model.language_model."}
 PIXELS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
 
 
 @dataclass
 class State:
-    """What one request carries from step to step; never kept on the model, where it would go stale."""
+    """The state of one request between its steps. It is not kept on the model, where another request would see it."""
 
     cache: DynamicCache
     attention_mask: Tensor  # (B, T), 0 at padding
@@ -36,7 +36,7 @@ class State:
 
 
 class ReferenceModel:
-    """One loaded reference. ``attention`` can be switched between runs without loading again."""
+    """A loaded reference model. Its attention can be switched between runs without loading it again."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -45,13 +45,13 @@ class ReferenceModel:
     def load(
         cls, source: str | Path, *, dtype: torch.dtype = torch.float32, attention: Attention = "eager"
     ) -> ReferenceModel:
-        """Load from a local folder or a hub id. safetensors only, no remote code, no key left over.
+        """Load from a local folder or a hub id. Only safetensors, no remote code, and every key must be used.
 
-        Raises ReferenceModelError when the checkpoint does not load cleanly: the reference fills what is
-        missing with random numbers, which would make a silent and useless yardstick.
+        Raises ReferenceModelError if a tensor is missing or left over: the reference would fill missing tensors
+        with random numbers, and the yardstick would be useless.
         """
         shows_bars = hf_logging.is_progress_bar_enabled()
-        hf_logging.disable_progress_bar()  # the caller has its own
+        hf_logging.disable_progress_bar()  # the caller shows its own
         try:
             model, info = Qwen3VLForConditionalGeneration.from_pretrained(
                 source,
@@ -65,7 +65,7 @@ class ReferenceModel:
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
             raise ReferenceModelError(f"the reference cannot load {source}: {error}") from error
         except Exception as error:
-            # safetensors raises an exception class of its own for damaged files.
+            # safetensors raises its own exception class for damaged files.
             if type(error).__name__ != "SafetensorError":
                 raise
             raise ReferenceModelError(f"the reference cannot load {source}: {error}; a file is damaged") from error
@@ -76,7 +76,7 @@ class ReferenceModel:
         wrong = {kind: set(info[kind]) - tied for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
         if any(wrong.values()):
             shown = {kind: sorted(map(str, keys))[:10] for kind, keys in wrong.items() if keys}
-            raise ReferenceModelError(f"the reference loads {source} only in part: {shown}; fix the checkpoint")
+            raise ReferenceModelError(f"the reference loads only a part of {source}: {shown}; fix the checkpoint")
         return cls(model.eval().requires_grad_(False))
 
     @property
@@ -101,15 +101,15 @@ class ReferenceModel:
 
     @torch.no_grad()
     def prefill(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, State]:
-        """Logits (B, S, V) of a batch of prompts, and the state to decode from.
+        """Return logits (B, S, V) of a batch of prompts, and the state for decoding.
 
-        ``inputs`` holds input_ids and attention_mask (B, S) and, where there are pictures, the tensors in PIXELS.
+        ``inputs`` holds input_ids and attention_mask (B, S) and, with pictures or videos, the tensors in PIXELS.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        self.model.model.rope_deltas = None  # another request's would be reused
+        self.model.model.rope_deltas = None  # otherwise those of an earlier request would be reused
         extra: dict[str, Tensor] = {name: inputs[name] for name in PIXELS if inputs.get(name) is not None}
         if not extra:
-            # What ``generate`` passes for text: positions count real tokens only.
+            # As ``generate`` does for text: positions count only real tokens.
             extra["position_ids"] = text_positions(mask).expand(3, -1, -1)
         elif transformers_major() >= 5:
             extra["mm_token_type_ids"] = self.token_types(ids)
@@ -128,7 +128,7 @@ class ReferenceModel:
 
     @torch.no_grad()
     def decode(self, token_ids: Tensor, state: State) -> Tensor:
-        """Logits (B, 1, V) of the next text token (B, 1) of each row. Advances ``state``."""
+        """Feed the next text token (B, 1) of each row. Returns logits (B, 1, V) and advances ``state``."""
         state.attention_mask = torch.cat([state.attention_mask, torch.ones_like(token_ids)], dim=1)
         out = self.model(
             input_ids=token_ids,
@@ -145,27 +145,27 @@ class ReferenceModel:
     def generate(
         self, inputs: Mapping[str, Tensor], *, max_new_tokens: int, eos_token_ids: Sequence[int] = (), **choice: Any
     ) -> list[list[int]]:
-        """New tokens of every row by transformers' own ``generate``; rows must not be padded on the right.
+        """Generate new tokens for every row with transformers' ``generate``. Rows must not be padded on the right.
 
-        Greedy unless ``choice`` (do_sample, temperature, ...) says else; draws come from torch's global generator.
-        The checkpoint's generation_config.json is not heeded. A row ends with the first of ``eos_token_ids``, which
-        is kept; without any, after ``max_new_tokens``.
+        Greedy by default; ``choice`` (do_sample, temperature, ...) changes that. Sampling uses torch's global
+        generator. The checkpoint's generation_config.json is ignored. A row ends after ``max_new_tokens``, or with
+        the first of ``eos_token_ids``, which is kept.
         """
         ids = inputs["input_ids"]
         self.model.model.rope_deltas = None
         extra = {name: inputs[name] for name in PIXELS if inputs.get(name) is not None}
         if extra and transformers_major() >= 5:
-            # Without it pictures are taken for text, and nothing says so.
+            # Without it, pictures are silently treated as text.
             extra["mm_token_type_ids"] = self.token_types(ids)
         settings = GenerationConfig(
             **({"top_k": 0, **choice} if choice.get("do_sample") else {"do_sample": False, **choice}),
             max_new_tokens=max_new_tokens,
             eos_token_id=list(eos_token_ids) or None,
-            pad_token_id=0,  # rows are cut at their end
+            pad_token_id=0,  # padding is cut off below
             use_cache=True,
         )
         own = self.model.generation_config
-        # What is None in ours, such as the end, would be filled in from the checkpoint's, and nothing says so.
+        # Otherwise fields that are None, such as the end tokens, are silently filled in from the checkpoint's config.
         self.model.generation_config = settings
         try:
             out = self.model.generate(
@@ -179,7 +179,7 @@ class ReferenceModel:
         return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
     def token_types(self, ids: Tensor) -> Tensor:
-        """0 text, 1 picture, 2 video, as transformers 5 wants them beside the grids."""
+        """Return 0 for text, 1 for picture and 2 for video tokens. transformers 5 requires them with the grids."""
         types = torch.zeros_like(ids)
         types[ids == self.config.image_token_id] = 1
         types[ids == self.config.video_token_id] = 2
@@ -187,15 +187,15 @@ class ReferenceModel:
 
 
 def rope_delta(state: State) -> Tensor:
-    """(B, 1): the next position less the number of real tokens so far."""
+    """(B, 1): the next position minus the number of real tokens so far."""
     return state.next_position - state.attention_mask.sum(dim=1, keepdim=True)
 
 
 def text_positions(attention_mask: Tensor) -> Tensor:
-    """(B, S) positions of a prompt without pictures; 0 at padding."""
+    """Positions (B, S) of a prompt without pictures; 0 at padding."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def transformers_major() -> int:
-    """4 or 5: the two differ in arguments and in the config dialects that they read."""
+    """Return 4 or 5. The two take different arguments and read different config dialects."""
     return int(transformers.__version__.split(".")[0])

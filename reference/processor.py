@@ -1,9 +1,10 @@
-"""Hugging Face's processor behind one door: conversations with pictures and videos to model inputs.
+"""One interface to Hugging Face's processor, which turns conversations with media into model inputs.
 
 Shape legend
     B, S        batch, tokens
     N           patches of all pictures (or of all videos)
-    F, H, W     frames, height, width in pixels, as decoded; h, w after the resize
+    F, H, W     frames, height, width in pixels, as decoded
+    h, w        height, width after the resize
     C, T, P     channels, temporal_patch_size, patch_size
 """
 
@@ -34,14 +35,14 @@ Part = str | Image.Image | VideoFrames | PicturePath | VideoPath
 
 @dataclass(frozen=True)
 class _Sampled:
-    """A video after sampling: frames (F, H, W, 3) uint8, and the metadata with ``frames_indices`` set."""
+    """A sampled video: frames (F, H, W, 3) uint8, and the metadata with ``frames_indices`` set."""
 
     frames: np.ndarray
     metadata: VideoMetadata
 
 
 class ReferenceProcessor:
-    """One loaded processor (tokenizer, picture and video processor, chat template)."""
+    """A loaded processor: tokenizer, picture and video processor, chat template."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
@@ -49,7 +50,7 @@ class ReferenceProcessor:
 
     @classmethod
     def load(cls, source: str | Path) -> ReferenceProcessor:
-        """From a local folder or a hub id. Raises ReferenceModelError naming what does not load."""
+        """Load from a local folder or a hub id. Raises ReferenceModelError if that fails."""
         try:
             return cls(AutoProcessor.from_pretrained(source, trust_remote_code=False))
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
@@ -62,13 +63,13 @@ class ReferenceProcessor:
         padding_side: Literal["left", "right"],
         sink: Sink | None = None,
     ) -> dict[str, Tensor]:
-        """One user turn per row, each a list of text, pictures and videos in order, to one padded batch.
+        """Turn rows into one padded batch. Each row is one user turn: texts, pictures and videos in order.
 
-        Returns input_ids and attention_mask (B, S), and where there are any: pixel_values (N, C*T*P*P),
-        image_grid_thw (pictures, 3), pixel_values_videos and video_grid_thw.
+        Returns input_ids and attention_mask (B, S). With pictures also pixel_values (N, C*T*P*P) and image_grid_thw
+        (pictures, 3); with videos also pixel_values_videos and video_grid_thw.
 
-        ``sink`` gets every value on the way under its seam's name, ``processor.*``: pictures and videos decoded,
-        resized and cut into patches, sampled frames and timestamps, and what is returned.
+        ``sink`` gets every value under its seam's name, ``processor.*``: media as decoded, resized and cut into
+        patches, sampled frames and timestamps, and the returned tensors.
         """
         images = [_picture(part) for row in rows for part in row if isinstance(part, Image.Image | PicturePath)]
         videos = [self._sampled(part) for row in rows for part in row if isinstance(part, VideoFrames | VideoPath)]
@@ -99,16 +100,16 @@ class ReferenceProcessor:
         return tensors
 
     def frames_kept(self, *, count: int, fps: float, height: int, width: int) -> int:
-        """How many frames are sampled from a video of ``count``."""
+        """Return how many frames are sampled from a video of ``count`` frames."""
         return len(self._indices(VideoMetadata(count, fps=fps, width=width, height=height, duration=count / fps)))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Token ids to text, special tokens shown."""
+        """Return the text of token ids, with special tokens."""
         text: str = self.processor.tokenizer.decode(list(token_ids))
         return text
 
     def _sampled(self, part: VideoFrames | VideoPath) -> _Sampled:
-        """The frames that the reference's rule keeps, by ``fps`` or ``num_frames`` of the video processor."""
+        """Sample frames as the reference does, by ``fps`` or ``num_frames`` of the video processor."""
         if isinstance(part, VideoPath):
             frames, metadata = load_video(str(part.path), backend="pyav", sample_indices_fn=self._indices)
             return _Sampled(np.asarray(frames), metadata)
@@ -123,7 +124,7 @@ class ReferenceProcessor:
         return indices
 
     def _send_pictures(self, images: Sequence[Image.Image], sink: Sink) -> None:
-        """Each picture by itself: in a batch, pictures of one size are resized together."""
+        """Send the seams of each picture. They run one by one; a batch would resize those of one size together."""
         own = self.processor.image_processor
         for index, image in enumerate(images):
             name, resized = f"processor.images.{index}", list[Tensor]()
@@ -139,7 +140,7 @@ class ReferenceProcessor:
             name, resized = f"processor.videos.{index}", list[Tensor]()
             with _recording(own, "resize", resized.append):
                 patches = own(**_video_arguments([video]), return_tensors="pt")["pixel_values_videos"]
-            kept = len(video.frames)  # the prompt's timestamps pad the list of frames in place
+            kept = len(video.frames)  # computing the timestamps pads the list of frames in place
             sink(f"{name}.frame_indices", torch.tensor([int(i) for i in video.metadata.frames_indices][:kept]))
             sink(f"{name}.timestamps", torch.tensor(timestamps[index], dtype=torch.float64))
             sink(f"{name}.decoded", torch.from_numpy(np.array(video.frames)))  # (F, H, W, 3)
@@ -164,7 +165,7 @@ def _metadata(video: VideoFrames) -> VideoMetadata:
 
 
 def _video_arguments(videos: Sequence[_Sampled]) -> dict[str, Any]:
-    """Videos as the processor takes them when the frames have been sampled already."""
+    """Return the processor's arguments for videos whose frames are already sampled."""
     return {
         "videos": [video.frames for video in videos],
         "video_metadata": [video.metadata for video in videos],
@@ -173,10 +174,10 @@ def _video_arguments(videos: Sequence[_Sampled]) -> dict[str, Any]:
 
 
 def _average_over_temporal_patches(processor: Any) -> None:
-    """The one thing of the reference that is mended, from outside and on this object alone.
+    """Patch the timestamps of this object. Nothing else in the reference is patched.
 
-    transformers 4.57 takes a frame group's timestamp over ``merge_size`` frames, 5.x over ``temporal_patch_size``
-    (huggingface/transformers#43519). The two are equal, 2, in every released checkpoint.
+    transformers 4.57 averages a timestamp over ``merge_size`` frames, 5.x over ``temporal_patch_size`` frames
+    (huggingface/transformers#43519). Both are 2 in every released checkpoint.
     """
     original = processor._calculate_timestamps
     frames = processor.video_processor.temporal_patch_size
@@ -185,7 +186,7 @@ def _average_over_temporal_patches(processor: Any) -> None:
 
 @contextmanager
 def _recording(owner: Any, name: str, record: Callable[[Any], object]) -> Iterator[None]:
-    """What ``owner.name`` returns is recorded inside the block; the object alone is wrapped, not its class."""
+    """Record what ``owner.name`` returns inside the block. Only the object is wrapped, not its class."""
     original, own = getattr(owner, name), name in vars(owner)
 
     def call(*args: Any, **kwargs: Any) -> Any:

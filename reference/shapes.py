@@ -1,7 +1,7 @@
-"""Shapes: every number of a Qwen3-VL checkpoint, and its `config.json` in the published dialect.
+"""Shapes: all numbers of a Qwen3-VL checkpoint, and its `config.json` as published checkpoints write it.
 
-Released shapes repeat the dense checkpoints. Tiny shapes are small enough to run in about a second and break
-the coincidences that bugs hide in (heads * head_dim == hidden size, taps 0..n-1, merge == temporal patch, ...).
+Released shapes are those of the dense checkpoints. Tiny shapes run in about a second. They avoid equal numbers that
+could hide bugs, such as heads * head_dim == hidden size, taps 0..n-1 or merge == temporal patch.
 
 Legend: C = channels, P = patch side, T_p = frames per temporal patch, M = spatial merge side.
 """
@@ -18,7 +18,7 @@ RopeDialect = Literal["rope_scaling", "rope_parameters"]
 
 @dataclass(frozen=True, kw_only=True)
 class TextShape:
-    """The decoder: `heads * head_dim` need not equal `hidden`; `sum(mrope_section) == head_dim / 2`."""
+    """The decoder. `heads * head_dim` may differ from `hidden`; `sum(mrope_section) == head_dim / 2`."""
 
     hidden: int
     layers: int
@@ -43,7 +43,7 @@ class TextShape:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionShape:
-    """The vision tower: `taps` are the blocks whose output feeds a DeepStack merger; `positions` is square."""
+    """The vision tower: `taps` are the blocks whose output feeds a DeepStack merger; `positions` is a square number."""
 
     depth: int
     hidden: int
@@ -59,21 +59,21 @@ class VisionShape:
     def __post_init__(self) -> None:
         if self.hidden % (4 * self.heads):
             raise ValueError(
-                f"vision hidden {self.hidden} over {self.heads} heads gives no head_dim divisible by 4 "
-                "(2-D rotary needs height and width halves of whole pairs)"
+                f"vision hidden size {self.hidden} with {self.heads} heads gives no head_dim divisible by 4; "
+                "the 2-D rotary embedding needs whole pairs in its height half and its width half"
             )
         if list(self.taps) != sorted(set(self.taps)) or not all(0 <= tap < self.depth for tap in self.taps):
             raise ValueError(
-                f"taps {list(self.taps)} must rise strictly and lie in the {self.depth} vision blocks "
+                f"taps {list(self.taps)} must be strictly increasing and within the {self.depth} vision blocks "
                 f"0..{self.depth - 1}"
             )
         if round(self.positions**0.5) ** 2 != self.positions:
-            raise ValueError(f"positions {self.positions} is no square number; the table is side * side")
+            raise ValueError(f"positions {self.positions} is not a square number; the table is side * side")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelLimits:
-    """Budgets of the resize, in pixels: per image height * width, per video frames * height * width."""
+    """Limits of the resize, in pixels: height * width of an image, frames * height * width of a video."""
 
     image_min: int = 65536
     image_max: int = 16777216
@@ -83,7 +83,7 @@ class PixelLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """One checkpoint shape: both towers, whether the head is tied, pixel limits, id of the first special."""
+    """The shape of a checkpoint: both towers, whether the head is tied, pixel limits, id of the first special token."""
 
     name: str
     text: TextShape
@@ -95,8 +95,8 @@ class Shape:
     def __post_init__(self) -> None:
         if len(self.vision.taps) > self.text.layers:
             raise ValueError(
-                f"shape {self.name!r}: {len(self.vision.taps)} taps need as many decoder layers to add to, "
-                f"there are {self.text.layers}"
+                f"shape {self.name!r}: {len(self.vision.taps)} taps need as many decoder layers or more, "
+                f"but there are {self.text.layers}"
             )
 
 
@@ -220,33 +220,33 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
         )
     }
 )
-"""Every shape by name: three tiny ones and the released dense ones."""
+"""Every shape by name: tiny ones and the released dense ones."""
 
 _MOE_NAMES = ("30b-a3b", "235b-a22b", "moe")
 
 
 def get_shape(name: str) -> Shape:
-    """Look a shape up by name, any case.
+    """Look up a shape by name. Upper and lower case are the same.
 
     Raises:
-        ValueError: no such shape; mixture-of-experts shapes are named as out of scope.
+        ValueError: there is no such shape, or it is a mixture of experts.
     """
     key = name.lower()
     if key in SHAPES:
         return SHAPES[key]
     known = ", ".join(SHAPES)
     if any(moe in key for moe in _MOE_NAMES):
-        raise ValueError(f"shape {name!r} is a mixture of experts, which is not made here; dense shapes are: {known}")
+        raise ValueError(f"shape {name!r} is a mixture of experts, which is not supported; use one of: {known}")
     raise ValueError(f"no shape named {name!r}; there are: {known}")
 
 
 def cut_depth(shape: Shape, depth: int) -> Shape:
-    """Keep every width of `shape` and at most `depth` decoder layers and vision blocks.
+    """Return `shape` with all its widths, but at most `depth` decoder layers and vision blocks.
 
-    Taps keep their number and their relative place in the tower.
+    The number of taps and their relative places in the tower stay the same.
 
     Raises:
-        ValueError: `depth` leaves no untapped vision block, or cuts nothing.
+        ValueError: `depth` leaves no vision block without a tap, or cuts nothing.
     """
     least, most = len(shape.vision.taps) + 1, max(shape.text.layers, shape.vision.depth)
     if not least <= depth < most:
@@ -273,15 +273,15 @@ def config_dict(
     dtype: str = "bfloat16",
     rope_dialect: RopeDialect = "rope_scaling",
 ) -> dict[str, Any]:
-    """A complete `config.json` for `shape`.
+    """Return a complete `config.json` for `shape`.
 
     Args:
         shape: the numbers.
         token_ids: id of each special token (`<|image_pad|>`, `<|vision_start|>`, ...).
-        tied: whether the head shares the embedding table; None: as the shape.
-        dtype: what the weights are stored in, for example `float32`.
+        tied: whether the head shares the embedding table; None: the shape's own setting.
+        dtype: the dtype of the stored weights, for example `float32`.
         rope_dialect: `rope_scaling` writes `rope_theta` + `rope_scaling` as published checkpoints do;
-            `rope_parameters` writes the one table that transformers 5 saves (transformers 4 can't load it).
+            `rope_parameters` writes the single table that transformers 5 saves (transformers 4 can't load it).
 
     Raises:
         ValueError: an unknown `rope_dialect`.

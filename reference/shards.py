@@ -1,6 +1,6 @@
-"""Writes safetensors files as a stream: whoever draws the values never holds more than one block of them.
+"""Writes safetensors files as a stream, so that only one block of values is in memory at a time.
 
-A safetensors file is 8 bytes of header length (little endian), a JSON header, then every tensor's bytes.
+A safetensors file has 8 bytes with the length of the header (little endian), a JSON header, and the tensors' bytes.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
     "float16": ("F16", np.dtype(np.float16)),
 }
-"""By name as config.json spells it: the safetensors code and numpy's dtype."""
+"""The safetensors code and the numpy dtype of each dtype name in config.json."""
 
 INDEX_NAME = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file: its stored name, shape, and values as flat float32 blocks in order."""
+    """One tensor of a file: its stored name, its shape, and its values as flat float32 blocks in order."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,17 +38,17 @@ class Entry:
 
 
 def plan_shards(sizes: Mapping[str, int], *, max_bytes: int) -> dict[str, list[str]]:
-    """Fill files in order, each up to `max_bytes`; a larger tensor has a file to itself.
+    """Fill files in order, each with up to `max_bytes`. A larger tensor gets its own file.
 
     Args:
-        sizes: bytes of each tensor by name, in the order of writing.
-        max_bytes: most tensor bytes in a file.
+        sizes: bytes of each tensor by name, in the order in which they are written.
+        max_bytes: largest number of tensor bytes in a file.
 
     Returns:
         Tensor names by file name: `model.safetensors`, or `model-00001-of-0000N.safetensors` and so on.
 
     Raises:
-        ValueError: `max_bytes` isn't positive.
+        ValueError: `max_bytes` is not positive.
     """
     if max_bytes <= 0:
         raise ValueError(f"a file must hold at least 1 byte of tensors, got max_bytes {max_bytes}")
@@ -66,7 +66,7 @@ def plan_shards(sizes: Mapping[str, int], *, max_bytes: int) -> dict[str, list[s
 
 
 def index_bytes(weight_map: Mapping[str, str], *, total_bytes: int) -> bytes:
-    """`model.safetensors.index.json`: the file of each stored tensor name, and the bytes of all tensors."""
+    """Return `model.safetensors.index.json`: the file of each stored tensor, and the bytes of all tensors."""
     return json_bytes({"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))})
 
 
@@ -74,15 +74,15 @@ def write_shard(path: Path, entries: Iterable[Entry], *, dtype: str) -> dict[str
     """Write one file, block by block.
 
     Args:
-        path: the file to make.
+        path: the file to write.
         entries: its tensors, in order.
-        dtype: a key of `DTYPES`; values are rounded to nearest even.
+        dtype: a key of `DTYPES`. Values are rounded to nearest even.
 
     Returns:
         `bytes` and `sha256` of the file.
 
     Raises:
-        ValueError: the blocks of a tensor hold another number of values than its shape.
+        ValueError: the number of values in the blocks of a tensor does not match its shape.
     """
     entries = list(entries)
     code, numpy_dtype = DTYPES[dtype]

@@ -1,4 +1,4 @@
-"""The chat template that every seeded checkpoint carries; the text lives in `data/chat_template.jinja`."""
+"""The chat template of every seeded checkpoint. Its text is in `data/chat_template.jinja`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from reference.tokenizer import json_bytes
 
 
 def chat_template() -> str:
-    """Jinja text with the turns of Qwen3-VL-Instruct.
+    """Return a Jinja template with the turns of Qwen3-VL-Instruct.
 
     Variables: `messages` (role, content as a string or a list of text / image / video parts),
     `add_generation_prompt`, `add_vision_id` ("Picture 1: ", "Video 1: " before each). A picture becomes
-    `<|vision_start|><|image_pad|><|vision_end|>`; the processor repeats the pad. Tools, other roles and other
-    parts raise, so that nothing is dropped from a prompt in silence.
+    `<|vision_start|><|image_pad|><|vision_end|>`; the processor repeats the pad. The template raises for tools,
+    other roles and other parts, so that no part of a prompt is silently dropped.
     """
     return files("reference").joinpath("data/chat_template.jinja").read_text(encoding="utf-8").rstrip("\n")
 
 
 def template_files() -> dict[str, bytes]:
-    """The template's files by name: `chat_template.jinja` and, for older loaders, `chat_template.json`."""
+    """Return the template's files by name: `chat_template.jinja` and, for older loaders, `chat_template.json`."""
     template = chat_template()
     return {
         "chat_template.jinja": template.encode(),

@@ -1,7 +1,7 @@
-"""A small real byte-level BPE tokenizer with Qwen's pre-tokenizer and special tokens, the same bytes every time.
+"""A small byte-level BPE tokenizer with Qwen's pre-tokenizer and special tokens. Its files are always the same.
 
-It is trained on `data/corpus.txt` and written out by hand, so that its files don't depend on how a version of
-the tokenizers library prints them.
+It is trained on `data/corpus.txt`. This module writes the files itself, so that they don't depend on the version of
+the tokenizers library.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 MERGES = 400
-"""How many merges are learnt: with the 256 bytes, ids 0..655 are plain tokens."""
+"""How many merges are learnt. With the 256 bytes, ids 0..655 are plain tokens."""
 
 PRE_TOKEN_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Where Qwen's tokenizer may cut text before merging bytes; every digit stands alone."""
+"""Qwen's pattern that cuts text into pieces before bytes are merged. Every digit is a piece of its own."""
 
 CONTROL_TOKENS = (
     "<|endoftext|>",
@@ -40,7 +40,7 @@ CONTROL_TOKENS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-"""Dropped when decoding with `skip_special_tokens`; ids follow this order."""
+"""Tokens that `skip_special_tokens` drops when decoding. Their ids follow this order."""
 
 MARKER_TOKENS = (
     "<tool_call>",
@@ -56,14 +56,14 @@ MARKER_TOKENS = (
     "<think>",
     "</think>",
 )
-"""Single tokens that stay in decoded text; their ids follow the control tokens."""
+"""Single tokens that stay in decoded text. Their ids follow those of the control tokens."""
 
 SPECIAL_TOKENS = CONTROL_TOKENS + MARKER_TOKENS
 
 
 @dataclass(frozen=True)
 class TokenizerParts:
-    """What a tokenizer is made of: `vocab` maps a token to its id, `merges` are pairs in order of priority."""
+    """The parts of a tokenizer: `vocab` maps a token to its id, `merges` are pairs in order of priority."""
 
     vocab: dict[str, int]
     merges: list[tuple[str, str]]
@@ -71,17 +71,17 @@ class TokenizerParts:
 
     @property
     def size(self) -> int:
-        """Number of ids, specials included: the least vocab_size that a model may have."""
+        """Number of ids, with special tokens: the smallest vocab_size that a model may have."""
         return len(self.vocab) + len(self.special_ids)
 
 
 def json_bytes(value: Any) -> bytes:
-    """Indented ASCII JSON with a final newline, keys in the order given."""
+    """Return indented ASCII JSON with a final newline. Keys stay in their order."""
     return (json.dumps(value, indent=2) + "\n").encode("ascii")
 
 
 def corpus() -> list[str]:
-    """The training sentences: English, code and eight other languages, one a line."""
+    """Return the training sentences, one per line: English, code and eight other languages."""
     text = files("reference").joinpath("data/corpus.txt").read_text(encoding="utf-8")
     return text.splitlines()
 
@@ -90,7 +90,7 @@ def corpus() -> list[str]:
 def _trained(
     sentences: tuple[str, ...], wanted: int
 ) -> tuple[tuple[tuple[str, int], ...], tuple[tuple[str, str], ...]]:
-    """Vocabulary (token, id) without specials, and ``wanted`` merges, learnt from sentences."""
+    """Learn from sentences. Returns the vocabulary (token, id) without special tokens, and ``wanted`` merges."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -109,7 +109,7 @@ def _trained(
     tokenizer.train_from_iterator(sentences, trainer=trainer)
     model = json.loads(tokenizer.to_str())["model"]
     if len(model["merges"]) != wanted:
-        raise ValueError(f"the corpus yields {len(model['merges'])} merges, {wanted} are wanted; give it more text")
+        raise ValueError(f"the corpus yields {len(model['merges'])} merges, but {wanted} are needed; give it more text")
     vocab = sorted(model["vocab"].items(), key=lambda item: item[1])
     return tuple(vocab), tuple((left, right) for left, right in model["merges"])
 
@@ -117,16 +117,16 @@ def _trained(
 def tokenizer_parts(
     *, special_base: int | None = None, sentences: Sequence[str] | None = None, merges: int = MERGES
 ) -> TokenizerParts:
-    """Train (once per process) and place the special tokens.
+    """Train the tokenizer (once per process) and add the special tokens.
 
     Args:
-        sentences: what to learn from; None: `corpus()`.
+        sentences: the training text; None: `corpus()`.
         merges: how many merges to learn.
-        special_base: id of `<|endoftext|>`; None puts the specials right after the last merge. A base further
-            up, such as the published 151643, is reached with filler tokens that no text encodes to.
+        special_base: id of `<|endoftext|>`; None puts the special tokens right after the last merge. With a higher
+            base, such as the published 151643, the gap is filled with tokens that no text encodes to.
 
     Raises:
-        ValueError: `special_base` falls among the plain tokens, or the sentences yield fewer merges.
+        ValueError: `special_base` is the id of a plain token, or the sentences yield fewer merges.
     """
     trained, learnt = _trained(tuple(corpus() if sentences is None else sentences), merges)
     vocab = dict(trained)
@@ -202,7 +202,7 @@ def _tokenizer_config(parts: TokenizerParts, *, chat_template: str, max_length: 
 
 
 def tokenizer_files(parts: TokenizerParts, *, chat_template: str, max_length: int) -> dict[str, bytes]:
-    """The tokenizer's files by name, for transformers 4.57 and 5 and for the tokenizers crate.
+    """Return the tokenizer's files by name, for transformers 4.57 and 5 and for the tokenizers crate.
 
     Args:
         parts: from `tokenizer_parts`.

@@ -1,4 +1,4 @@
-"""The trained model that ships with the package: a Qwen3-VL that answers questions about the small world."""
+"""The trained model that ships with the package. It answers questions about the small world."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ _FOLDER = Path(__file__).parent / "data" / "trained"
 
 
 def trained_checkpoint() -> Path:
-    """Its folder, which ``nox -s train`` makes; ``training.json`` says how. Raises ReferenceModelError if absent."""
+    """Return the folder of the trained model. Raises ReferenceModelError if it is missing.
+
+    ``nox -s train`` makes such a folder; its ``training.json`` says how it was trained.
+    """
     if not (_FOLDER / "config.json").is_file():
-        raise ReferenceModelError(f"the trained model is not in {_FOLDER}; install the package again, or name a model")
+        raise ReferenceModelError(f"the trained model is not in {_FOLDER}; reinstall the package, or give a model")
     return _FOLDER

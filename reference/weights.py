@@ -1,8 +1,8 @@
-"""Names, shapes and values of a seeded checkpoint's tensors; each tensor depends on (seed, name) alone.
+"""Names, shapes and values of a seeded checkpoint's tensors. Each tensor depends only on (seed, name).
 
-Scales are chosen so that every seam matters: matrices have standard deviation gain / sqrt(fan_in), norms are
-1 + 0.2 n, biases and the position table are live. A model with the usual 0.02 has flat logits, and a bug in a
-dead seam can't be seen.
+Scales are chosen so that every seam influences the logits: matrices have standard deviation gain / sqrt(fan_in),
+norms are 1 + 0.2 n, biases and the position table are not zero. With the usual standard deviation of 0.02 the logits
+are flat, and many bugs would not change them.
 
 Legend: V = vocabulary, D = text hidden, Q = heads * head_dim, K = kv_heads * head_dim, F = intermediate,
 E = vision hidden, C = channels, P = patch side, T_p = frames per temporal patch, M = spatial merge side.
@@ -20,7 +20,7 @@ import numpy as np
 Layout = Literal["published", "legacy"]
 
 RECIPE = 1
-"""Raise it whenever a scale, a stream or a name below changes: older folders are then no longer reused."""
+"""Increase it when a scale, a random stream or a name below changes. Older folders are then no longer reused."""
 
 VISION_PREFIX = "model.visual."
 TEXT_PREFIX = "model.language_model."
@@ -30,10 +30,10 @@ FINAL_NORM_NAME = TEXT_PREFIX + "norm.weight"
 
 MATRIX_GAIN = 1.2
 HEAD_GAIN = 2.0  # standard deviation of the logits
-EMBED_STD = 2.0  # untied: loud enough that the next token depends on the last one, not on the context alone
-TIED_EMBED_GAIN = 3.0  # over sqrt(D): louder, and a token predicts itself for ever
+EMBED_STD = 2.0  # untied: large enough that the next token depends on the last token, not only on the context
+TIED_EMBED_GAIN = 3.0  # over sqrt(D); with a larger gain, a token predicts itself forever
 NORM_SPREAD = 0.2
-QK_NORM_MEAN = 1.75  # sharp enough that each token attends to its own choice of tokens
+QK_NORM_MEAN = 1.75  # large enough that tokens attend to different tokens
 BIAS_STD = 0.2
 POSITION_STD = 0.5
 
@@ -73,7 +73,7 @@ def _vision_names(vision: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         names |= _linear(f"{block}.attn.proj", hidden, hidden)
         names |= _linear(f"{block}.mlp.linear_fc1", inner, hidden)
         names |= _linear(f"{block}.mlp.linear_fc2", hidden, inner)
-    # The final merger norms patches (E) before it gathers them; a DeepStack merger norms the gathered M*M*E.
+    # The final merger normalises patches (E) and then merges them; a DeepStack merger normalises the merged M*M*E.
     names |= _merger("merger", hidden, merged, vision["out_hidden_size"])
     for index in range(len(vision["deepstack_visual_indexes"])):
         names |= _merger(f"deepstack_merger_list.{index}", merged, merged, vision["out_hidden_size"])
@@ -104,18 +104,18 @@ def _text_names(text: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def weight_shapes(config: Mapping[str, Any], *, lm_head_entry: bool | None = None) -> dict[str, tuple[int, ...]]:
-    """The exact tensors of a checkpoint in published names, in the order in which they are written.
+    """Return the shape of every tensor of a checkpoint by its published name, in the order in which they are written.
 
     Args:
         config: a `config.json` as a dict.
         lm_head_entry: whether `lm_head.weight` is stored; None: only if the embeddings aren't tied.
 
     Raises:
-        ValueError: an untied checkpoint without its head.
+        ValueError: an untied checkpoint would have no head.
     """
     tied = config["tie_word_embeddings"]
     if lm_head_entry is False and not tied:
-        raise ValueError("an untied checkpoint needs its lm_head.weight: lm_head_entry=False is for tied ones")
+        raise ValueError("an untied checkpoint needs its lm_head.weight; use lm_head_entry=False only for tied ones")
     names = {VISION_PREFIX + name: shape for name, shape in _vision_names(config["vision_config"]).items()}
     names |= {TEXT_PREFIX + name: shape for name, shape in _text_names(config["text_config"]).items()}
     if lm_head_entry or not tied:
@@ -124,7 +124,7 @@ def weight_shapes(config: Mapping[str, Any], *, lm_head_entry: bool | None = Non
 
 
 def layout_name(name: str, *, layout: Layout) -> str:
-    """A published tensor name in another layout; `legacy` has `visual.*` and `model.*` for the two towers.
+    """Return a published tensor name in another layout. `legacy` names the two towers `visual.*` and `model.*`.
 
     Raises:
         ValueError: an unknown layout.
@@ -141,10 +141,10 @@ def layout_name(name: str, *, layout: Layout) -> str:
 
 
 def _scale(name: str, shape: tuple[int, ...], *, tied: bool) -> tuple[float, float]:
-    """Mean and standard deviation of a tensor's values."""
+    """Return mean and standard deviation of a tensor's values."""
     if name.endswith(".bias"):
         return 0.0, BIAS_STD
-    if tied and name == FINAL_NORM_NAME:  # takes the table's gain down to the head's
+    if tied and name == FINAL_NORM_NAME:  # scales the table's gain to the head's
         ratio = HEAD_GAIN / TIED_EMBED_GAIN
         return ratio, ratio * NORM_SPREAD
     if name.endswith(("q_norm.weight", "k_norm.weight")):
@@ -160,13 +160,13 @@ def _scale(name: str, shape: tuple[int, ...], *, tied: bool) -> tuple[float, flo
 
 
 def tensor_chunks(name: str, shape: tuple[int, ...], *, seed: int, tied: bool) -> Iterator[np.ndarray]:
-    """A tensor's values as flat float32 chunks in order, so that no tensor need be held whole.
+    """Yield a tensor's values as flat float32 chunks in order, so that no whole tensor must be in memory.
 
     Args:
-        name: published name; a tied head is the embedding table under another name.
+        name: published name; a tied head has the values of the embedding table.
         shape: as `weight_shapes` gives it.
-        seed: of the checkpoint.
-        tied: whether embedding table and head are one matrix (it sets the table's scale).
+        seed: seed of the checkpoint.
+        tied: whether embedding table and head are one matrix (this decides the table's scale).
     """
     if tied and name == HEAD_NAME:
         name = EMBED_NAME
@@ -184,5 +184,5 @@ def tensor_chunks(name: str, shape: tuple[int, ...], *, seed: int, tied: bool) -
 
 
 def tensor_values(name: str, shape: tuple[int, ...], *, seed: int, tied: bool) -> np.ndarray:
-    """One whole float32 tensor of a seeded checkpoint, reproducible without any other."""
+    """Return one whole float32 tensor of a seeded checkpoint. It does not depend on other tensors."""
     return np.concatenate(list(tensor_chunks(name, shape, seed=seed, tied=tied))).reshape(shape)

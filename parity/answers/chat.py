@@ -1,4 +1,4 @@
-"""A conversation with the port, its answers as they come, and what they cost. Needs no transformers."""
+"""A conversation with the port. Answers are streamed and timed. Needs no transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from port import GenerationConfig, Inputs, Processor, Qwen3VL, Step, generate
 
 @dataclass
 class ChatAnswer:
-    """One answer with what it cost. ``prefill_seconds`` lasts until the first token."""
+    """One answer, its tokens and its times. ``prefill_seconds`` is the time until the first token."""
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
@@ -26,13 +26,13 @@ class ChatAnswer:
     ended: bool = False
 
     def add(self, piece: str) -> Iterator[str]:
-        """Take a piece of text in, and pass it on unless it is empty."""
+        """Append a piece of text, and yield it unless it is empty."""
         self.text += piece
         if piece:
             yield piece
 
     def speed(self) -> str:
-        """One line: how much was read and written, and how fast."""
+        """Describe the number of tokens and the speed in one line."""
         read = f"{self.prompt_tokens} prompt tokens ({self.vision_tokens} of pictures and videos)"
         prefill = f"{read} in {self.prefill_seconds:.2f} s: {_rate(self.prompt_tokens, self.prefill_seconds)}"
         later = len(self.tokens) - 1
@@ -45,7 +45,7 @@ class ChatAnswer:
 
 
 class Chat:
-    """A conversation with one model. The whole of it is read again for every question."""
+    """A conversation with one model. The whole conversation is prefilled again for every question."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Chat:
         self.messages: list[dict[str, Any]] = []
 
     def ask(self, content: Sequence[dict[str, Any]], answer: ChatAnswer) -> Iterator[str]:
-        """Yield the answer's text as it comes; ``answer`` is filled on the way."""
+        """Yield pieces of the answer's text as they are generated, and fill ``answer``."""
         start = time.perf_counter()
         inputs = self.processor([[*self.messages, {"role": "user", "content": list(content)}]])
         answer.processor_seconds = time.perf_counter() - start
@@ -76,13 +76,13 @@ class Chat:
             answer.tokens.append(token)
             answer.ended = token in self.config.eos_token_ids
             yield from answer.add(stream.push(token))
-        # Bytes at the end that make no whole character.
+        # The last bytes may not form a complete character.
         whole = self.processor.decode(answer.tokens)
         if whole.startswith(answer.text):
             yield from answer.add(whole.removeprefix(answer.text))
 
     def remember(self, content: Sequence[dict[str, Any]], answer: ChatAnswer) -> None:
-        """Make a question and its answer, whole or interrupted, part of the conversation."""
+        """Add a question and its answer, complete or interrupted, to the conversation."""
         self.messages += [
             {"role": "user", "content": list(content)},
             {"role": "assistant", "content": [{"type": "text", "text": answer.text}]},
@@ -94,7 +94,7 @@ class Chat:
 
 
 def _timed(steps: Iterator[Step]) -> Iterator[tuple[Step, float]]:
-    """Each step with the seconds that it took, without those of whoever shows it."""
+    """Yield each step with the seconds that it took. The time that the caller takes to show it is not counted."""
     while True:
         start = time.perf_counter()
         step = next(steps, None)

@@ -20,15 +20,16 @@ from reference.world.scenes import CLIP_FPS
 
 MediaFile = PicturePath | VideoPath
 ClipForm = Literal["mp4", "gif"]
-# The share of right answers below which a model is not taken to see.
+# The share of right answers that a model must reach.
 WANTED = 0.95
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One engine's answers, one for each question; None where it could not be asked, ``why`` says why.
+    """The answers of one engine, one for each question.
 
-    ``engine`` is its name in the registry, ``title`` its name and version.
+    An answer is None if the engine could not be asked; ``why`` gives the reason. ``engine`` is its name in the
+    registry, ``title`` its name and version.
     """
 
     engine: str
@@ -37,7 +38,7 @@ class Answers:
     why: str = ""
 
     def accuracy(self, items: Sequence[Item]) -> float | None:
-        """The share of right answers among the questions that were asked."""
+        """Return the share of right answers among the questions that were asked; None without any."""
         right = self.right(items)
         return sum(right) / len(right) if right else None
 
@@ -45,7 +46,7 @@ class Answers:
         return [item for item, answer in zip(items, self.answers, strict=True) if answer is not None]
 
     def right(self, items: Sequence[Item]) -> list[bool]:
-        """Whether each answer that was given is right."""
+        """Return whether each given answer is right."""
         return [
             answer == item.question.answer
             for item, answer in zip(items, self.answers, strict=True)
@@ -57,7 +58,7 @@ class Answers:
 
 
 class Exam:
-    """The questions with their media as files, which every engine decodes itself. Use as a context manager."""
+    """The questions, with their media as files. Every engine decodes them itself. Use as a context manager."""
 
     def __init__(self, items: Sequence[Item], clips: ClipForm = "mp4") -> None:
         self.items = items
@@ -71,7 +72,7 @@ class Exam:
         self._spool.cleanup()
 
     def ask(self, name: str, engine: AnsweringEngine, folder: Path) -> Answers:
-        """Ask everything about pictures, then everything about clips; what the engine refuses counts as not run."""
+        """Ask all questions about pictures, then all about clips. Those that the engine refuses count as not run."""
         answers: dict[int, str] = {}
         why = ""
         for kind, what in ((PicturePath, "pictures"), (VideoPath, "clips")):
@@ -89,7 +90,7 @@ class Exam:
 
 
 def write_media(items: Sequence[Item], folder: Path, clips: ClipForm = "mp4") -> list[MediaFile]:
-    """Each scene as ``<number>.png``, ``.mp4`` or ``.gif``; one path for each item, in order."""
+    """Write each scene as ``<number>.png``, ``.mp4`` or ``.gif``. Returns one path for each item, in order."""
     made: dict[int, MediaFile] = {}
     for item in items:
         if item.number in made:
@@ -106,18 +107,18 @@ def write_media(items: Sequence[Item], folder: Path, clips: ClipForm = "mp4") ->
 
 
 def exam_verdict(items: Sequence[Item], found: Sequence[Answers]) -> tuple[Verdict, str]:
-    """Port against reference, with the reason. Other engines are measured, not judged."""
+    """Judge the port against the reference. Returns verdict and reason. Other engines are measured, but not judged."""
     judged = {answers.engine: answers for answers in found if answers.engine in JUDGED}
     if len(judged) < len(JUDGED) or any(None in answers.answers for answers in judged.values()):
-        return Verdict.INCOMPLETE, "reference and port were not both asked"
+        return Verdict.INCOMPLETE, "the reference and the port were not both asked"
     reference, port = (judged[name].answers for name in JUDGED)
     differing = sum(left != right for left, right in zip(reference, port, strict=True))
     if differing:
-        return Verdict.DIVERGED, f"the port gives {differing} other answers than the reference"
+        return Verdict.DIVERGED, f"{differing} answers of the port differ from those of the reference"
     accuracy = min(answers.accuracy(items) or 0.0 for answers in judged.values())
     if accuracy < WANTED:
-        return Verdict.DIVERGED, f"only {accuracy:.1%} of the answers are right, {WANTED:.0%} are wanted"
-    return Verdict.PARITY, f"the same answers by reference and port, {accuracy:.1%} right"
+        return Verdict.DIVERGED, f"only {accuracy:.1%} of the answers are right, at least {WANTED:.0%} must be"
+    return Verdict.PARITY, f"the reference and the port give the same answers, {accuracy:.1%} of them right"
 
 
 def _question(item: Item, file: MediaFile) -> Question:

@@ -1,4 +1,4 @@
-"""Greedy generation by the port and by the reference's own ``generate``, token for token."""
+"""Compares the port's greedy generation with the reference's own ``generate``, token by token."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from reference.processor import ReferenceProcessor
 
 @dataclass(frozen=True)
 class Agreement:
-    """One row: its tokens by both sides. ``first`` is where they part, None where they never do.
+    """The tokens of one row from both sides. ``first`` is the index of the first difference, None without any.
 
-    ``margin``: how much larger the reference's first choice was than its second there, in logits; a flip within the
-    noise of float32 has a margin of about 1e-5.
+    ``margin`` is the difference between the reference's two largest logits at that index. If float32 noise alone
+    swapped the two tokens, it is about 1e-5.
     """
 
     row: int
@@ -37,10 +37,10 @@ def compare_generation(
     tokens: int,
     eos_token_ids: Sequence[int] = (),
 ) -> list[Agreement]:
-    """``tokens`` new tokens of every row, fewer where a row ends.
+    """Generate ``tokens`` new tokens of every row on both sides, or fewer if a row ends earlier.
 
-    The port runs the batch as it is. Where it is padded on the right, which the reference's ``generate`` cannot
-    take, the reference runs each row by itself.
+    The port runs the batch as it is. The reference's ``generate`` does not support padding on the right; the
+    reference then runs each row alone.
     """
     config = GenerationConfig(eos_token_ids=tuple(eos_token_ids))
     found = generate_all(model, Inputs(**inputs.tensors), config, max_new_tokens=tokens, chunk=inputs.chunk)
@@ -69,7 +69,7 @@ def _parting(ours: Sequence[int], theirs: Sequence[int]) -> int | None:
 
 
 def _margin(reference: ReferenceModel, single: dict[str, torch.Tensor], fed: Sequence[int]) -> float:
-    """How far the reference's two largest logits are apart after the prompt and the tokens ``fed``."""
+    """Return the difference between the reference's two largest logits after the prompt and the tokens ``fed``."""
     logits, state = reference.prefill(single)
     for token in fed:
         logits = reference.decode(torch.tensor([[token]]), state)

@@ -1,4 +1,4 @@
-"""Greedy tokens of the port beside another engine's: the check for engines that give tokens but no seams."""
+"""Compares the port's greedy tokens with another engine's. For engines that give tokens but no seams."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from reference.processor import Part
 
 @dataclass(frozen=True)
 class TokenComparison:
-    """Token by token, until the first difference: after it the two have different prompts.
+    """The tokens of both sides. The port stops at the first difference, because the contexts differ after it.
 
-    ``largest_difference`` is the largest distance of a log-probability of the port from one that the engine gives,
-    None where it gives none.
+    ``largest_difference`` is the largest difference between log-probabilities of the port and of the engine, None if
+    the engine gives none.
     """
 
     engine: str
@@ -34,7 +34,7 @@ class TokenComparison:
 
     @property
     def verdict(self) -> Verdict:
-        """PARITY where the prompts are as long and every token is the same."""
+        """PARITY if the prompts have the same length and all tokens are the same."""
         lengths = self.port_prompt_tokens == self.engine_prompt_tokens
         return Verdict.PARITY if lengths and self.port_tokens == self.engine_tokens else Verdict.DIVERGED
 
@@ -42,7 +42,7 @@ class TokenComparison:
 def compare_tokens(
     engine: AnsweringEngine, folder: Path, prompt: str, *, images: Sequence[Path], steps: int, loader: Loader
 ) -> TokenComparison:
-    """Run the port (float32) and an engine on one prompt; the port's prompt comes from the reference's processor."""
+    """Run the port (float32) and an engine on one prompt. The reference's processor prepares the port's prompt."""
     (answer,) = engine.answer(folder, [Question(prompt, images)], max_new_tokens=steps, ignore_end=True)
     row: list[Part] = [*(PicturePath(path) for path in images), prompt]
     inputs = loader.processor(folder).prepare([row], padding_side="left")

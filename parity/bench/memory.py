@@ -1,4 +1,4 @@
-"""How much memory a computation takes beyond what was there before it."""
+"""Measures how much additional memory a computation needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 
 def peak_memory(run: Callable[[], object]) -> float:
-    """Bytes by which resident memory rises above its start."""
+    """Return by how many bytes resident memory rises above its value at the start."""
     _give_back_free_memory()
     process = psutil.Process()
     before = process.memory_info().rss
@@ -39,14 +39,14 @@ def peak_memory(run: Callable[[], object]) -> float:
 
 
 def _give_back_free_memory() -> None:
-    """Freed memory that the C library keeps would hide the next run's need; glibc can hand it back."""
+    """Make glibc return freed memory to the system. Otherwise the next run could use it without being noticed."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _reset_high_water_mark() -> bool:
-    """Linux keeps an exact mark of the highest resident memory; writing 5 sets it back."""
+    """Reset Linux's record of the highest resident memory, by writing 5. Returns whether that worked."""
     if sys.platform != "linux":
         return False
     try:

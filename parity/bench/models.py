@@ -1,4 +1,4 @@
-"""Timing both sides: warm, in turn, with peak memory. Ratios are the figures; absolute times are context."""
+"""Times both sides in turn, after a warm-up, and measures peak memory. The ratios matter more than the times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ What = Literal["vision", "prefill", "decode"]
 
 @dataclass
 class Samples:
-    """Seconds of each counted run, and the most memory that any run held beyond what was there before it."""
+    """Seconds of each timed run, and the largest amount of additional memory in the warm-up."""
 
     seconds: list[float] = field(default_factory=list)
     peak_bytes: int = 0
@@ -42,10 +42,10 @@ def measure(
     runs: int,
     progress: Callable[[], None],
 ) -> dict[str, Any]:
-    """Vision tower, prefill and one decode step of both sides.
+    """Measure vision tower, prefill and decode steps of both sides.
 
-    One warm-up each, in which the memory is watched, then ``runs`` timed runs in turn (subject, reference,
-    subject, ...), so that a machine that slows down slows both. A prefill includes the vision tower.
+    Each side has one warm-up, in which memory is measured. Then follow ``runs`` timed runs in turn (subject,
+    reference, subject, ...), so that a machine that slows down affects both. A prefill includes the vision tower.
     """
     sides = {"subject": subject, "reference": reference}
     samples: dict[What, dict[str, Samples]] = {}
@@ -84,7 +84,7 @@ Meter = Callable[[Callable[[], object]], float]
 
 
 def _once(engine: ModelEngine, inputs: TensorMap, tokens: Tensor, meter: Meter) -> dict[What, list[float]]:
-    """What ``meter`` reads of the vision tower, of a prefill, and of each decode step."""
+    """Apply ``meter`` to the vision tower, to a prefill, and to each decode step."""
     values: dict[What, list[float]] = {}
     if "pixel_values" in inputs or "pixel_values_videos" in inputs:
         values["vision"] = [meter(lambda: engine.vision(inputs))]

@@ -1,4 +1,4 @@
-"""How fast two processors are on the same files, decoding included, in turn."""
+"""Times two processors in turn on the same files, including decoding."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reference.processor import ReferenceProcessor
 
 @dataclass(frozen=True)
 class Throughput:
-    """Median seconds of each side over the rounds, and of the rounds' own ratios (reference over port)."""
+    """Median seconds of each side, and the median of the rounds' ratios (reference over port)."""
 
     title: str
     rounds: int
@@ -26,7 +26,7 @@ class Throughput:
 def measure_throughput(
     title: str, batch: MediaBatch, port: Processor, reference: ReferenceProcessor, *, rounds: int
 ) -> Throughput:
-    """Run both processors ``rounds`` times in turn, after one run of each that is not counted."""
+    """Run both processors once to warm up, then ``rounds`` times in turn."""
     conversations = batch.conversations
     sides: Sequence[Callable[[], object]] = (
         lambda: port(conversations, padding_side=batch.padding_side),
@@ -34,7 +34,7 @@ def measure_throughput(
     )
     found: list[list[float]] = [[], []]
     for count in range(rounds + 1):
-        # Who goes first changes with every round.
+        # The side that goes first changes with every round.
         for side in (0, 1) if count % 2 else (1, 0):
             start = time.perf_counter()
             sides[side]()

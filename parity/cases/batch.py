@@ -1,4 +1,4 @@
-"""A batch from one prompt: further rows differ in length, pictures and grids, and no two rows are the same."""
+"""Makes a batch from one prompt. The rows differ in length, pictures and grids; no two are the same."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from parity.cases.media import Cropped, Source, is_picture
 
 
 def batch_rows(row: Row, batch: int) -> tuple[Row, ...]:
-    """Row 0 as it is; then in turn: the text alone, the media in reverse order and cropped, the first medium only.
+    """Return ``batch`` rows; row 0 is unchanged.
 
-    Every further row ends with its own number.
+    The others repeat four variants: only the text; the media in reverse order, pictures cropped; the text and then the
+    first medium; the row itself. Each ends with its own number.
     """
     media = tuple(part for part in row if not isinstance(part, str))
     texts = tuple(part for part in row if isinstance(part, str))

@@ -1,4 +1,4 @@
-"""What a case is: a checkpoint, prompts with pictures and videos, a batch, a mode."""
+"""Cases: a checkpoint, prompts with pictures and videos, a batch, a mode."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ StageName = Literal["processor", "model", "weights"]
 
 @dataclass(frozen=True)
 class SeededCheckpoint:
-    """A checkpoint to make: see ``reference.checkpoint.make_checkpoint`` for the fields.
+    """A seeded checkpoint. See ``reference.checkpoint.make_checkpoint`` for the fields.
 
-    ``text_tie_flag`` puts a ``tie_word_embeddings`` into text_config that may contradict the top level.
+    ``text_tie_flag`` is a ``tie_word_embeddings`` in text_config, which may contradict the top level.
     """
 
     shape: str = "tiny"
@@ -30,7 +30,7 @@ class SeededCheckpoint:
 
     @property
     def label(self) -> str:
-        """A folder name that tells every field apart."""
+        """A folder name that differs if any field differs."""
         parts = [self.shape, f"seed{self.seed}", self.dtype, self.layout, self.rope_dialect]
         for name in ("tied", "lm_head_entry", "text_tie_flag", "max_shard_bytes"):
             value = getattr(self, name)
@@ -41,7 +41,7 @@ class SeededCheckpoint:
 
 @dataclass(frozen=True)
 class TrainedCheckpoint:
-    """The trained model that ships with the package, see ``reference.trained``."""
+    """The trained model that ships with the package. See ``reference.trained``."""
 
     label: ClassVar[str] = "trained"
     dtype: ClassVar[str] = "bfloat16"
@@ -55,11 +55,12 @@ Row = tuple[Source, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """One input and what is judged on it.
+    """One input, and the stages that are judged on it.
 
     ``stages`` are judged in order: "processor" (from the files to token ids and pixels), "model" (seam by seam),
-    "weights" (tensor by tensor). ``before`` and ``between`` are requests that the same model object serves first, and
-    between the case's prefill and its first decode step. ``phase`` is the phase of the integration that it tests.
+    "weights" (tensor by tensor). The same model object serves the requests ``before`` first, and those ``between``
+    after the case's prefill and before its first decode step. ``phase`` is the phase of the integration that the case
+    tests.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Media as files, so that both processors start from the same bytes: pictures as PNG or as asked, clips as MP4."""
+"""Writes media to files, so that both processors start from the same bytes. Clips are MP4, pictures PNG by default."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reference.media import PicturePath, VideoFrames, VideoPath
 
 _ORIENTATION = 0x0112  # EXIF
 _LIES_ON_ITS_SIDE = 6
-# A codec of FFmpeg itself, in every build of it.
+# This codec is part of FFmpeg itself, so every build has it.
 _CODEC, _PIXELS, _QUALITY = "mpeg4", "yuv420p", "2"
 
 
 def as_file(source: Source, folder: Path, stem: str) -> str | PicturePath | VideoPath:
-    """A text as it is; the user's own files and the plain photograph where they are; anything else written anew."""
+    """Return a text as it is, and a path for media. Media that are not files yet are written to ``folder``."""
     if isinstance(source, str):
         return source
     if isinstance(source, PictureFile):
@@ -38,8 +38,8 @@ def as_file(source: Source, folder: Path, stem: str) -> str | PicturePath | Vide
 
 
 def write_clip(video: VideoFrames, path: Path) -> Path:
-    """Frames (F, H, W, 3) uint8 with even sides as an MP4."""
-    import av  # loads FFmpeg; only runs with a video need it
+    """Write frames (F, H, W, 3) uint8 with even sides as an MP4."""
+    import av  # loads FFmpeg, which only runs with a video need
 
     with av.open(str(path), "w") as container:
         stream = container.add_stream(_CODEC, rate=Fraction(video.fps).limit_denominator(1000))
@@ -52,14 +52,14 @@ def write_clip(video: VideoFrames, path: Path) -> Path:
 
 
 def write_gif(video: VideoFrames, path: Path) -> Path:
-    """Frames (F, H, W, 3) uint8 as a GIF, each in the 256 colours that suit it best."""
+    """Write frames (F, H, W, 3) uint8 as a GIF. Each has its own palette of 256 colours."""
     first, *rest = [Image.fromarray(frame).quantize(256) for frame in video.frames]
     first.save(path, save_all=True, append_images=rest, duration=round(1000 / video.fps), loop=0)
     return path
 
 
 def write_encoded(image: Image.Image, form: str, stem: Path) -> Path:
-    """An RGB picture in one of ``media.FORMATS``; the suffix is added to ``stem``. Raises ValueError for another."""
+    """Write an RGB picture in one of ``media.FORMATS``. Adds the suffix to ``stem``. Raises ValueError for another."""
     jpeg, png = stem.with_suffix(".jpg"), stem.with_suffix(".png")
     match form:
         case "jpeg":
@@ -80,7 +80,7 @@ def write_encoded(image: Image.Image, form: str, stem: Path) -> Path:
         case "palette":
             image.quantize(256).save(png, transparency=0)
         case "grey16":
-            # Numbers that 8 bits hold too: what lies above them, decoders treat as they please.
+            # Only numbers that fit into 8 bits: decoders treat larger ones differently.
             Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16)).save(png)
         case _:
             raise ValueError(f"there is no picture form {form!r}")

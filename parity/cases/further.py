@@ -1,4 +1,4 @@
-"""Cases beside the standard suite: inputs on which mistakes show that hide elsewhere, for the kill matrix."""
+"""Cases that are not in the standard suite. Some mistakes only show on these inputs; the kill matrix uses them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from parity.cases.case import ODD, TINY, Case, Row, SeededCheckpoint
 from parity.cases.media import FORMATS, Clip, Encoded, Noise, Photo
 from parity.cases.standard import LANDSCAPE, PORTRAIT, SMALL
 
-# More tokens than bfloat16 counts exactly (256).
+# More tokens than 256, up to which bfloat16 holds whole numbers exactly.
 LONG_TEXT = "word " * 150
 _TWICE: Row = ("Twice: ", LANDSCAPE, " and what?")
 _SAME: Row = ("Twice: ", Noise(320, 128, seed=5), " and what?")
@@ -14,8 +14,8 @@ _OTHER: Row = ("Something else: ", PORTRAIT, Noise(160, 64, seed=8), " Is it lon
 
 
 def further_cases() -> list[Case]:
-    """Every case that is not in the standard suite."""
-    # Other tokens and segments of as many patches; the same tokens and grid, but other pixels.
+    """Return every case that is not in the standard suite."""
+    # ``other``: other tokens, but segments of the same size. ``same``: the same tokens and grid, but other pixels.
     other, same = _request("other", "", _OTHER), _request("same", "", _SAME)
     return [
         _request(
@@ -35,7 +35,7 @@ def further_cases() -> list[Case]:
         ),
         Case(
             "config-traps",
-            "the dialect of transformers 5, tied at the top, text_config says no; a short prompt",
+            "the dialect of transformers 5, tied at the top level, untied in text_config; a short prompt",
             3,
             SeededCheckpoint("tiny-tied", tied=True, text_tie_flag=False, rope_dialect="rope_parameters"),
             (("Tied? ", SMALL, " Or not?"),),

@@ -1,4 +1,4 @@
-"""Pictures and clips: from files, and the ones that ship with the package's own dependencies or come from a seed."""
+"""Pictures and clips: files of the user, a photo that matplotlib ships, and ones made from a seed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from reference.world.drawing import draw_clip, draw_picture
 from reference.world.questions import questions
 from reference.world.scenes import CLIP_FPS, CLIP_FRAMES, Scene, draw_scene
 
-# Pillow runs Ghostscript for PostScript: a program written by the picture's author would run.
+# Pillow runs Ghostscript for PostScript, and would so run a program written by the picture's author.
 _RUN_BY_OTHERS = ("EPS",)
-# FFmpeg's names of formats that hold their frames themselves: a playlist would open the files and addresses in it.
-# The last are sound alone, so that they can be told apart from damaged videos.
+# FFmpeg's names of formats that contain their own frames. Playlists are not among them: FFmpeg would open the files and
+# addresses in a playlist. The last formats hold only sound; they are listed to tell them apart from damaged videos.
 _FILES_ONLY = {
     "format_whitelist": "mov,matroska,avi,flv,mpegts,mpeg,asf,ogg,gif,apng,h264,hevc,ivf,m4v,mpegvideo,nut,mxf,dv,rm,"
     "wav,mp3,flac,aac",
     "protocol_whitelist": "file",
 }
-# Of one video, decoded: a thousand frames of 720p.
+# Limit for the decoded frames of one video: a thousand frames of 720p.
 MAX_FRAME_BYTES = 3 * 2**30
 
 
@@ -50,7 +50,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Noise:
-    """A picture of random blocks, width x height, from a seed: no two patches alike."""
+    """A picture of random blocks, width x height, from a seed. No two patches are the same."""
 
     width: int
     height: int
@@ -77,13 +77,13 @@ class PictureFile:
         return self.path.name
 
     def load(self) -> Image.Image:
-        """RGB pixels. Raises ParityError when the file is absent, no picture, or a decompression bomb."""
+        """Return RGB pixels. Raises ParityError if the file is missing, not a picture, or a decompression bomb."""
         _check_file("picture", self.path)
         try:
             with Image.open(self.path) as image:
                 if image.format in _RUN_BY_OTHERS:
                     raise ParityError(
-                        f"the picture {self.path} is {image.format}, whatever its name says, and Pillow would run "
+                        f"the picture {self.path} has the format {image.format}, and Pillow would run "
                         "another program to decode it; convert it to PNG"
                     )
                 return image.convert("RGB")
@@ -101,7 +101,7 @@ class PictureFile:
 
 @dataclass(frozen=True)
 class Cropped:
-    """The upper left part of another picture: three fifths of its width, nine tenths of its height."""
+    """The upper left part of another picture, with 3/5 of its width and 9/10 of its height."""
 
     picture: Picture
 
@@ -119,10 +119,10 @@ FORMATS = ("jpeg", "turned", "grey", "alpha", "palette", "cmyk", "grey16")
 
 @dataclass(frozen=True)
 class Encoded:
-    """Another picture in a file format with something to get wrong, see ``parity.cases.files``.
+    """Another picture, in a file format that is easy to decode wrongly. See ``parity.cases.files``.
 
-    ``form``: "jpeg"; "turned" (an EXIF orientation that lays it on its side); "grey"; "alpha" (transparent on one
-    half); "palette" (256 colours, one of them transparent); "cmyk"; "grey16" (16 bits).
+    ``form``: "jpeg"; "turned" (an EXIF orientation that turns it by 90 degrees); "grey"; "alpha" (one half is
+    transparent); "palette" (256 colours, one of them transparent); "cmyk"; "grey16" (16 bits).
     """
 
     picture: Picture
@@ -133,13 +133,13 @@ class Encoded:
         return f"{self.picture.title}, {self.form}"
 
     def load(self) -> Image.Image:
-        """The picture as it was before it was put into that form."""
+        """Return the picture as it is before it is encoded."""
         return self.picture.load()
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A camera panning over the photograph: ``frames`` frames of width x height at ``fps``."""
+    """A camera that moves over the photograph: ``frames`` frames of width x height at ``fps``."""
 
     frames: int
     width: int
@@ -163,7 +163,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class WorldPicture:
-    """A held-out picture of the small world that the trained model knows, see ``reference.world``."""
+    """A held-out picture of the small world that the trained model knows. See ``reference.world``."""
 
     number: int
 
@@ -204,7 +204,7 @@ class WorldClip:
 
 
 def _world(number: int, *, clip: bool) -> tuple[Scene, str]:
-    """A scene with a question about it; the same for the same number."""
+    """Return a scene with a question about it. The same number gives the same scene."""
     rng = np.random.default_rng([number, clip])
     scene = draw_scene(rng, clip=clip, held_out=True)
     return scene, questions(scene, rng, 1)[0].text
@@ -212,7 +212,7 @@ def _world(number: int, *, clip: bool) -> tuple[Scene, str]:
 
 @dataclass(frozen=True)
 class VideoHeader:
-    """What a video says of itself; ``fps`` is the average."""
+    """The header of a video. ``fps`` is the average."""
 
     frames: int
     width: int
@@ -231,8 +231,8 @@ class VideoFile:
         return self.path.name
 
     def probe(self) -> VideoHeader:
-        """Its header, when a first frame can be decoded. Raises ParityError where not."""
-        import av  # loads FFmpeg; only runs with a video need it
+        """Return the header. Raises ParityError if the first frame cannot be decoded."""
+        import av  # loads FFmpeg, which only runs with a video need
 
         _check_file("video", self.path)
         try:
@@ -247,14 +247,14 @@ class VideoFile:
             raise ParityError(f"the video {self.path} cannot be decoded: {why}; convert it to MP4") from None
         if first is None or stream.frames <= 0 or fps <= 0:
             raise ParityError(
-                f"the video {self.path} says that it has {stream.frames} frames at {fps:g} frames a second; "
+                f"the video {self.path} claims to have {stream.frames} frames at {fps:g} frames per second; "
                 "convert it to MP4"
             )
         return VideoHeader(stream.frames, stream.width, stream.height, fps)
 
 
 def _check_file(what: str, path: Path) -> None:
-    """Refuse what no decoder would name well."""
+    """Refuse files for which a decoder would give an unclear message."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:
@@ -275,5 +275,5 @@ Source = str | Picture | Video
 
 
 def is_picture(source: Source) -> TypeGuard[Picture]:
-    """Whether a source is a still picture, and not a text or a video."""
+    """Return whether a source is a picture, not a text or a video."""
     return isinstance(source, Picture)

@@ -1,4 +1,4 @@
-"""A batch of prompts with their pictures and videos as files, from which every processor starts."""
+"""A batch of prompts with their pictures and videos as files. Every processor starts from these files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from reference.media import PicturePath, VideoPath
 
 @dataclass(frozen=True)
 class MediaBatch:
-    """One user turn per row: texts, and files of pictures and videos. ``spool`` holds the files that were written."""
+    """One user turn per row: texts and files. ``spool`` is the temporary folder of the files that were written."""
 
     rows: Sequence[Sequence[str | PicturePath | VideoPath]]
     padding_side: Padding
@@ -24,16 +24,16 @@ class MediaBatch:
 
     @property
     def conversations(self) -> list[list[dict[str, Any]]]:
-        """As the port's processor, and Hugging Face's, take them."""
+        """The rows as conversations, as the port's and Hugging Face's processors take them."""
         return [[{"role": "user", "content": [_content(part) for part in row]}] for row in self.rows]
 
     def count(self, kind: type) -> int:
-        """How many pictures (PicturePath) or videos (VideoPath) there are in all rows."""
+        """Return the number of pictures (PicturePath) or videos (VideoPath) in all rows."""
         return sum(isinstance(part, kind) for row in self.rows for part in row)
 
 
 def write_media_batch(rows: Sequence[Sequence[Source]], padding_side: Padding) -> MediaBatch:
-    """Bring every picture and clip into a file."""
+    """Write every picture and clip to a file, unless it is one already."""
     spool = tempfile.TemporaryDirectory(prefix="parity-media-")
     folder = Path(spool.name)
     named = [[as_file(part, folder, f"{at}-{place}") for place, part in enumerate(row)] for at, row in enumerate(rows)]

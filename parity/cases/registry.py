@@ -11,12 +11,12 @@ from parity.core.errors import ParityError
 
 
 def every_case() -> dict[str, Case]:
-    """All cases by name, the standard suite first."""
+    """Return all cases by name, the standard suite first."""
     return {case.name: case for case in (*standard_suite(), *further_cases())}
 
 
 def chosen_cases(names: Sequence[str], among: Sequence[Case] | None = None) -> list[Case]:
-    """The cases of these names, each once. Raises ParityError with the names that there are."""
+    """Return the cases with these names, each once. Raises ParityError for an unknown name."""
     known = every_case() if among is None else {case.name: case for case in among}
     unknown = [name for name in names if name not in known]
     if unknown:

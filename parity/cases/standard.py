@@ -1,10 +1,10 @@
 """The cases of the standard suite.
 
-Each names the phase of the integration that it tests. Most checkpoints are seeded and tiny; between them they
-break the coincidences in which bugs of ports hide: heads * head_dim != hidden size, tied and untied, taps that
-are not 0..n-1, grids smaller and larger than the position table and of one merged row, portrait and landscape,
-unequal segments, patch merge != temporal patch, pictures that are not at position 0. One is trained, and has what
-weights from a seed lack: peaked logits, and attention that looks at few places.
+Each names the phase of the integration that it tests. Most checkpoints are seeded and tiny. Together they avoid the
+special cases in which bugs do not show: they have heads * head_dim != hidden size, tied and untied heads, taps other
+than 0..n-1, grids smaller and larger than the position table and with one merged row, portrait and landscape pictures,
+unequal segments, patch merge != temporal patch, and pictures that are not at position 0. One checkpoint is trained. It
+has what seeded weights lack: peaked logits, and attention to few places.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ _MIXED: tuple[Row, ...] = (
 
 
 def photo_case(checkpoint: Checkpoint = TINY) -> Case:
-    """One real photo and a question: what ``parity run seeded`` does."""
+    """Return the case of ``parity run seeded``: a real photo and a question."""
     return Case("photo", "a real photo and a question", 1, checkpoint, (("Who is this? ", Photo((256, 304))),))
 
 
 def trained_case() -> Case:
-    """What ``parity run`` does without arguments: the trained model is asked about a picture that it never saw."""
+    """Return the default case of ``parity run``: the trained model is asked about a held-out picture."""
     return Case("trained-picture", "the trained model, asked about a picture", 1, TRAINED, (scene_row(0),))
 
 
 def scene_row(number: int, *, clip: bool = False) -> Row:
-    """A held-out picture or clip of the small world with a question about it."""
+    """Return a held-out picture or clip of the small world and a question about it."""
     shown = WorldClip(number) if clip else WorldPicture(number)
     return (shown, shown.question)
 
 
 def standard_suite() -> list[Case]:
-    """Every case of ``parity suite``, by phase."""
+    """Return every case of ``parity suite``, by phase."""
     return [*_phase_1(), *_phase_2(), *_phase_3(), *_phase_4()]
 
 
@@ -148,10 +148,10 @@ def _phase_3() -> Sequence[Case]:
     return [
         Case("tied", "tied, without an lm_head.weight", 3, TIED, rows),
         Case("tied-with-head", "tied, with a redundant lm_head.weight", 3, _tied(lm_head_entry=True), rows),
-        Case("tied-text-says-no", "tied at the top, text_config says no", 3, _tied(text_tie_flag=False), rows),
+        Case("tied-text-says-no", "tied at the top level, untied in text_config", 3, _tied(text_tie_flag=False), rows),
         Case(
             "untied-text-says-yes",
-            "untied at the top, text_config says tied",
+            "untied at the top level, tied in text_config",
             3,
             SeededCheckpoint("tiny-tied", tied=False, text_tie_flag=True),
             rows,

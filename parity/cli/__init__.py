@@ -1,1 +1,1 @@
-"""Command line: the one place where all rooms meet."""
+"""The command line. It may import all other rooms."""

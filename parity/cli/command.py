@@ -1,4 +1,4 @@
-"""How a subcommand is made: its section in ``parity --help``, its exit code, and what becomes of its errors."""
+"""Makes subcommands: their sections in ``parity --help``, their exit codes, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SectionedGroup(click.Group):
         self.sections: dict[str, str] = {}  # command to section
 
     def add(self, command: click.Command, section: str) -> None:
-        """Add a command to a section. Raises KeyError for a section that there is not."""
+        """Add a command to a section. Raises KeyError for an unknown section."""
         self.add_command(command)
         self.sections[str(command.name)] = SECTIONS[section]
 
@@ -48,9 +48,9 @@ class SectionedGroup(click.Group):
 def subcommand(
     group: click.Group, *, section: str | None = None, name: str | None = None, interrupted: str = UNTOUCHED
 ) -> Callable[[Action], click.Command]:
-    """Make a function that returns an exit code a command of ``group``.
+    """Return a decorator that makes a command of ``group`` from a function that returns an exit code.
 
-    Errors become a message and an exit code; ``--debug`` shows the traceback. ``interrupted`` is said at Ctrl-C.
+    Errors become a message and an exit code; ``--debug`` shows the traceback. ``interrupted`` is the message at Ctrl-C.
     """
 
     def decorate(action: Action) -> click.Command:
@@ -70,16 +70,16 @@ def subcommand(
 
 
 def here(*, threads: int, seed: int = 0) -> dict[str, Any]:
-    """The environment section of a document that this command makes."""
+    """Return the environment section of a document that this command makes."""
     return environment(command=["parity", *sys.argv[1:]], seed=seed, threads=threads)
 
 
 def finish(
     document: Mapping[str, Any], show: Callable[[Console], None], *, as_json: bool, out: Path | None = None
 ) -> int:
-    """Write a document's report where ``out`` says so, print it or show it, and return the exit code of its verdict."""
+    """Write a document's report to ``out`` if given, print or show it, and return the exit code of its verdict."""
     if out is not None:
-        from reports.staging import Staged  # brings in pandas and matplotlib, which chat and compare can do without
+        from reports.staging import Staged  # imports pandas and matplotlib, which chat and compare do not need
         from reports.write import write_report
 
         with Staged(out) as staged:

@@ -1,4 +1,4 @@
-"""What a person sees on the terminal: tables and verdicts. Plain text where there is no terminal."""
+"""Prints tables and verdicts on the terminal, or plain text if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ _PLAIN_WIDTH = 160
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """Called while the error is handled: rich would exit with code 1, which here means diverged."""
+        """Raise the error again. rich would exit with code 1, which means DIVERGED here."""
         raise
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console; lines are not wrapped at 80 columns when the output goes to a file or a pipe."""
+    """Make a console. Output to a file or a pipe is not wrapped at 80 columns."""
     stream = sys.stderr if stderr else sys.stdout
     return _Console(stderr=stderr, width=None if stream.isatty() else _PLAIN_WIDTH, highlight=False, emoji=False)
 
 
 @contextmanager
 def printing() -> Iterator[Console]:
-    """A console for results. A reader that goes away (``| head -1``) costs the rest of the text, not the exit code."""
+    """Give a console for results. If the reader closes the pipe (``| head -1``), the exit code stays the same."""
     try:
         yield make_console()
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is still buffered would raise again when Python ends.
+        # Otherwise the buffered text would raise again when Python ends.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def plain(text: str) -> str:
-    """Text as it is: a path or a name may hold what rich would take for markup, or what would control the terminal."""
+    """Escape text for rich. A path or name may contain markup, or characters that control the terminal."""
     return escape(harmless(text))
 
 
 def harmless(text: str) -> str:
-    """Text whose characters cannot control the terminal: names in files of others are others' words."""
+    """Replace characters that control the terminal. Names in files from others may contain them."""
     return "".join("\ufffd" if unicodedata.category(char) == "Cc" and char not in "\n\t" else char for char in text)
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]], *, first: int | None, every: bool) -> Table:
-    """The seams in order. A block or layer that passed whole is one line, unless ``every`` seam is asked for."""
+    """Make the table of findings, in order. A block or layer that passed is one line, unless ``every`` is set."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, justify in (
         ("seam", "left"),
@@ -89,7 +89,7 @@ def _groups(findings: Sequence[Mapping[str, Any]], *, every: bool) -> Iterator[l
 
 
 def _part(seam: str) -> str:
-    """vision.blocks.3.attn.qkv -> vision.blocks.3; text.norm -> text.norm"""
+    """Return a seam's block or layer: vision.blocks.3.attn.qkv -> vision.blocks.3; text.norm -> text.norm."""
     pieces = seam.split(".")
     numbered = next((i for i, piece in enumerate(pieces) if piece.isdigit()), None)
     return seam if numbered is None else ".".join(pieces[: numbered + 1])
@@ -121,7 +121,7 @@ def _gate(finding: Mapping[str, Any]) -> str:
 
 
 def figure(finding: Mapping[str, Any]) -> str:
-    """An error for float gates, a count for exact ones, steps and the share of exact numbers for pixels."""
+    """Return the figure as text: an error (float gates), a count (exact), or steps and the share of exact numbers."""
     if finding["gate_kind"] == "exact":
         count = finding["mismatches"]
         return "" if count is None else f"{count} differ" if count else "equal"

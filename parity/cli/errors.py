@@ -1,4 +1,4 @@
-"""One place where errors become a message and an exit code; a traceback only with ``--debug``."""
+"""Turns errors into a message and an exit code. A traceback is only shown with ``--debug``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from parity.cli.console import harmless
 
 USAGE = 2
 _ROOMS = ("parity", "port", "reference", "reports")
-_DISK = "check the place, its permissions and the space left on its disk"
-UNTOUCHED = "interrupted; nothing was written, and an earlier report is as it was"
+_DISK = "check the path, its permissions and the free space on its disk"
+UNTOUCHED = "interrupted; nothing was written, and an earlier report is unchanged"
 _EXTRAS = {
     "torch": "port",
     "tokenizers": "port",
@@ -29,10 +29,10 @@ _EXTRAS = {
 
 
 def guarded(action: Callable[[], int], *, debug: bool, interrupted: str = UNTOUCHED) -> int:
-    """Run ``action`` and return its exit code, or that of the error that it raised; ``interrupted`` is for Ctrl-C.
+    """Run ``action``. Returns its exit code, or that of its error. ``interrupted`` is the message at Ctrl-C.
 
-    Errors that a room raises on purpose name the thing and the way out, so their text is the message, and those of
-    the operating system name a file. Anything else is a defect of the harness, and says so.
+    The project's own errors say what is wrong and what to do, so their text is the message. Errors of the operating
+    system name a file. Any other error is reported as a defect of the harness.
     """
     try:
         with signals.terminable(), quiet_libraries(debug=debug):
@@ -49,10 +49,10 @@ def guarded(action: Callable[[], int], *, debug: bool, interrupted: str = UNTOUC
 
 @contextmanager
 def quiet_libraries(*, debug: bool) -> Iterator[None]:
-    """Keep the libraries' warnings and hints off stderr, but not their errors. With ``--debug`` they stay.
+    """Hide the libraries' warnings and hints, but not their errors. With ``--debug`` they are shown.
 
-    The environment variables speak to what no Python code can silence: torch's C++ warnings, and the bars that a
-    download draws even into a file.
+    Environment variables are needed for two things: torch's C++ warnings, and the progress bars that a download writes
+    even to a file.
     """
     if debug:
         yield
@@ -81,8 +81,8 @@ def _message(error: Exception) -> str:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; {_DISK}"
     if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):
-        return f"a trace cannot be kept: {error}; {_DISK} (traces in work lie in TMPDIR)"
-    return f"unexpected {type(error).__name__}: {error}; this is a defect of the harness, --debug shows where"
+        return f"a trace cannot be written: {error}; {_DISK} (temporary traces are in TMPDIR)"
+    return f"unexpected {type(error).__name__}: {error}; this is a defect of the harness, --debug shows the traceback"
 
 
 def _missing_extra(error: ModuleNotFoundError) -> str:

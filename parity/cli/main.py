@@ -23,7 +23,7 @@ from parity.cli.options import (
 )
 from parity.engines.registry import FOREIGN, NAMES
 
-_SHOWN_SEED = 20_000  # of exam questions; training uses others
+_SHOWN_SEED = 20_000  # seed of exam questions; training uses other seeds
 
 
 @click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,13 +40,13 @@ def main() -> None:
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the prompt; may be repeated.")
 @click.option("--video", "videos", type=FOLDER, multiple=True, help="A video for the prompt; may be repeated.")
 @prompt_option
-@click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Rows; the others vary row 0.")
+@click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Rows; row 0 is the prompt.")
 @click.option("--dtype", type=DTYPE, default="float32", show_default=True)
-@click.option("--case", help="A case by name (see `parity cases`) instead of a prompt of your own.")
-@click.option("--steps", type=click.IntRange(0, 256), help="Decode steps; default 4.")
-@click.option("--chunk", type=click.IntRange(min=1), help="The subject prefills in chunks of so many tokens.")
+@click.option("--case", help="Run a case by name (see `parity cases`) instead of your own prompt.")
+@click.option("--steps", type=click.IntRange(0, 256), help="Decode steps; default: 4.")
+@click.option("--chunk", type=click.IntRange(min=1), help="Prefill the subject in chunks of this many tokens.")
 @click.option("--padding-side", type=click.Choice(["left", "right"]), default="left", show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the seeded checkpoint.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the checkpoint.")
 @click.option("--timing/--no-timing", default=True, help="Whether to time both sides.")
 @click.option("--traces", type=FOLDER, help="Keep the traces of all runs in this new folder.")
 @out_option
@@ -56,8 +56,8 @@ def main() -> None:
 def run(**options: Any) -> int:
     """Run the port beside the reference and judge every seam.
 
-    MODEL is a checkpoint folder, a hub id, or the word "seeded": tiny random weights, and a real photo unless you
-    give pictures. Without arguments, the small trained model is asked about a picture.
+    MODEL is a checkpoint folder, a hub id, or the word "seeded" for tiny random weights. With "seeded", the prompt has
+    a real photo unless you give pictures. Without arguments, the small trained model is asked about a picture.
     """
     from parity.cli.commands.run import RunOptions, run
 
@@ -65,14 +65,17 @@ def run(**options: Any) -> int:
 
 
 @subcommand(main, section="judge")
-@click.option("--case", "cases", multiple=True, help="Only this case; may be repeated. The rest counts as not run.")
-@click.option("--phase", "phases", type=click.IntRange(1, 4), multiple=True, help="Only the cases of this phase.")
+@click.option("--case", "cases", multiple=True, help="Run only this case; may be repeated.")
+@click.option("--phase", "phases", type=click.IntRange(1, 4), multiple=True, help="Run only the cases of this phase.")
 @click.option("--dtype", type=DTYPE, default="float32", show_default=True)
 @out_option
 @threads_option
 @json_option
 def suite(**options: Any) -> int:
-    """Run the standard suite: every case, and a verdict for each phase of the integration."""
+    """Run the standard suite. Gives a verdict for each phase of the integration.
+
+    If you select cases or phases, the others count as not run.
+    """
     from parity.cli.commands.suite import SuiteOptions, suite
 
     return suite(SuiteOptions(**options))
@@ -82,7 +85,7 @@ def suite(**options: Any) -> int:
 @click.argument("subject", type=FOLDER)
 @click.argument("reference", type=FOLDER)
 @click.option("--floor", "floors", type=FOLDER, multiple=True, help="A further correct run; may be repeated.")
-@click.option("-m", "--multiple", type=click.FloatRange(min=1), help="Gate over floor; default: the project's.")
+@click.option("-m", "--multiple", type=click.FloatRange(min=1), help="The gate's m; default: the project's m.")
 @save_option
 @json_option
 @every_option
@@ -102,7 +105,7 @@ def compare(**options: Any) -> int:
 @threads_option
 @json_option
 def processor(**options: Any) -> int:
-    """Judge the port's processor on your own files: every value on the way, and the speed."""
+    """Compare the port's processor with the reference's on your own files: every value, and the speed."""
     from parity.cli.commands.processor import processor
 
     return processor(**options)
@@ -127,7 +130,7 @@ def greedy(**options: Any) -> int:
 @model_argument
 @click.option("--pictures", type=click.IntRange(min=0), default=100, show_default=True, help="Held-out pictures.")
 @click.option("--clips", type=click.IntRange(min=0), default=40, show_default=True, help="Held-out clips.")
-@click.option("--seed", type=click.IntRange(min=0), default=_SHOWN_SEED, show_default=True, help="Of the questions.")
+@click.option("--seed", type=click.IntRange(min=0), default=_SHOWN_SEED, show_default=True, help="Seed of questions.")
 @click.option("--engine", "names", type=click.Choice(NAMES), multiple=True, default=NAMES, help="Default: all.")
 @save_option
 @threads_option
@@ -135,7 +138,7 @@ def greedy(**options: Any) -> int:
 def exam(**options: Any) -> int:
     """Ask engines the same questions about held-out pictures and clips, four about each.
 
-    MODEL is a checkpoint folder; without one, the small trained model.
+    MODEL is a checkpoint folder; default: the small trained model.
     """
     from parity.cli.commands.exam import exam
 
@@ -146,7 +149,7 @@ def exam(**options: Any) -> int:
 @click.argument("relation")
 @click.option("--spec", required=True, help="The example as JSON, as a failing test prints it.")
 def metamorphic(**options: Any) -> int:
-    """Run one example of a relation that a correct port keeps without any reference."""
+    """Run one example of a relation that a correct port keeps. Needs no reference."""
     from parity.cli.commands.metamorphic import metamorphic
 
     return metamorphic(**options)
@@ -156,11 +159,11 @@ def metamorphic(**options: Any) -> int:
 @click.argument("folder", type=FOLDER)
 @click.option("--pictures", type=click.IntRange(min=0), default=8, show_default=True, help="Held-out pictures.")
 @click.option("--clips", type=click.IntRange(min=0), default=4, show_default=True, help="Held-out clips.")
-@click.option("--seed", type=click.IntRange(min=0), default=_SHOWN_SEED, show_default=True, help="Of the questions.")
+@click.option("--seed", type=click.IntRange(min=0), default=_SHOWN_SEED, show_default=True, help="Seed of questions.")
 def scenes(**options: Any) -> int:
-    """Write pictures and clips that the trained model never saw, with questions and right answers, to FOLDER.
+    """Write held-out pictures and clips to FOLDER, with questions and right answers.
 
-    `parity exam` asks the same of the engines that it can run; this is for all others.
+    `parity exam` asks the same questions, but only of engines that it can run. Use this for other engines.
     """
     from parity.cli.commands.scenes import scenes
 
@@ -176,18 +179,18 @@ def checkpoint() -> None:
 @click.argument("folder", type=FOLDER)
 @click.option("--shape", default="tiny", show_default=True, help="tiny, tiny-tied, tiny-odd, 2b, 4b, 8b or 32b.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--tied/--untied", default=None, help="Default: as the shape.")
+@click.option("--tied/--untied", default=None, help="Whether the head is tied; default: as in the shape.")
 @click.option("--dtype", type=DTYPE, default="float32", show_default=True)
-@click.option("--max-shard-bytes", type=click.IntRange(min=1), help="Write shards of at most so many bytes.")
+@click.option("--max-shard-bytes", type=click.IntRange(min=1), help="Write shards of at most this many bytes.")
 @click.option("--layout", type=click.Choice(["published", "legacy"]), default="published", show_default=True)
-@click.option("--lm-head-entry/--no-lm-head-entry", default=None, help="Whether a tied one has an lm_head.weight.")
+@click.option("--lm-head-entry/--no-lm-head-entry", default=None, help="Whether to store a tied lm_head.weight.")
 @click.option(
     "--rope-dialect",
     type=click.Choice(["rope_scaling", "rope_parameters"]),
     default="rope_scaling",
     show_default=True,
 )
-@click.option("--depth", type=click.IntRange(min=1), help="At most so many layers and blocks.")
+@click.option("--depth", type=click.IntRange(min=1), help="Largest number of layers and blocks.")
 def checkpoint_make(*, folder: Path, **options: Any) -> int:
     """Make a seeded checkpoint in FOLDER, complete with tokenizer, processor configs and chat template."""
     from parity.runs.seeded import make_seeded
@@ -197,27 +200,27 @@ def checkpoint_make(*, folder: Path, **options: Any) -> int:
 
 
 @subcommand(main, section="measure")
-@click.option("--case", "cases", multiple=True, help="Only on this case; may be repeated. Default: the smallest set.")
-@click.option("--every-case", is_flag=True, help="On every kind of input, the whole kill matrix.")
-@click.option("--mutant", "ids", multiple=True, help="Only this mistake; may be repeated.")
+@click.option("--case", "cases", multiple=True, help="Use only this case; may be repeated. Default: the smallest set.")
+@click.option("--every-case", is_flag=True, help="Use every case: the whole kill matrix.")
+@click.option("--mutant", "ids", multiple=True, help="Plant only this mistake; may be repeated.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @out_option
 @json_option
 def mutants(**options: Any) -> int:
-    """Plant every known mistake in the port and see whether it is caught, and at the right seam."""
+    """Plant every known mistake in the port. Check that each is caught, and at the right seam."""
     from parity.cli.commands.mutants import mutants
 
     return mutants(**options)
 
 
 @subcommand(main, section="measure")
-@click.option("--dtype", "dtypes", type=DTYPE, multiple=True, default=["float32"], help="May be repeated.")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Checkpoints of each case.")
-@click.option("--case", "cases", multiple=True, help="Only this case; may be repeated.")
+@click.option("--dtype", "dtypes", type=DTYPE, multiple=True, default=["float32"], help="Dtype; may be repeated.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Checkpoints per case.")
+@click.option("--case", "cases", multiple=True, help="Use only this case; may be repeated.")
 @click.option("--out", type=FOLDER, default=Path("parity-reports/calibration"), show_default=True)
 @json_option
 def calibrate(**options: Any) -> int:
-    """Measure what correct runs need: the smallest m without a false alarm."""
+    """Measure the smallest m without a false alarm, over many correct runs."""
     from parity.cli.commands.calibrate import calibrate
 
     return calibrate(**options)
@@ -230,7 +233,7 @@ def calibrate(**options: Any) -> int:
 @save_option
 @json_option
 def activations(**options: Any) -> int:
-    """How sure the logits are and how uneven the attention: the seeded checkpoint, the trained model, and MODELS."""
+    """Measure how peaked logits and attention are, for the seeded checkpoint, the trained model, and MODELS."""
     from parity.cli.commands.activations import activations
 
     return activations(**options)
@@ -241,21 +244,21 @@ def activations(**options: Any) -> int:
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the question; may be repeated.")
 @click.option("--video", "videos", type=FOLDER, multiple=True, help="A video file, or a folder of frames.")
 @click.option("--prompt", callback=text, help="One question; without it, questions are read from the terminal.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Default: the checkpoint's, else 512.")
-@click.option("--greedy", is_flag=True, help="Always the likeliest token, whatever generation_config.json says.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Default: the checkpoint's, or 512.")
+@click.option("--greedy", is_flag=True, help="Always take the likeliest token; overrides generation_config.json.")
 @click.option("--temperature", type=click.FloatRange(min=0, min_open=True))
 @click.option("--top-k", type=click.IntRange(min=0))
 @click.option("--top-p", type=click.FloatRange(0, 1))
 @click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True))
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampling.")
-@click.option("--chunk", type=click.IntRange(min=1), help="Prefill in chunks of so many tokens.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampling.")
+@click.option("--chunk", type=click.IntRange(min=1), help="Prefill in chunks of this many tokens.")
 @click.option("--dtype", type=DTYPE, default="float32", show_default=True)
 @threads_option
 @json_option
 def chat(**options: Any) -> int:
-    """Ask the port about pictures and videos; the answer is streamed, its speed comes last.
+    """Ask the port about pictures and videos. The answer is streamed, and its speed is shown at the end.
 
-    MODEL is a checkpoint folder or a hub id. Without one, the small trained model, which knows only the coloured
+    MODEL is a checkpoint folder or a hub id. The default is the small trained model, which only knows the coloured
     shapes of `parity scenes`.
     """
     from parity.cli.commands.chat import ChatOptions, chat
@@ -266,7 +269,7 @@ def chat(**options: Any) -> int:
 @subcommand(main, section="look")
 @json_option
 def seams(*, as_json: bool) -> int:
-    """List the seams: name, axes, gate, and where the reference has them."""
+    """List the seams: name, axes, gate, and their place in the reference."""
     from parity.cli.commands.listing import print_seams
 
     return print_seams(as_json=as_json)
@@ -283,13 +286,13 @@ def cases(*, as_json: bool) -> int:
 
 @main.group()
 def trace() -> None:
-    """Look into trace folders."""
+    """Check trace folders."""
 
 
 @subcommand(trace, name="check")
 @click.argument("folders", type=FOLDER, nargs=-1, required=True)
 def trace_check(*, folders: tuple[Path, ...]) -> int:
-    """Say exactly what is wrong with trace folders."""
+    """Report everything that is wrong with trace folders."""
     from parity.cli.commands.compare import check_folders
 
     return check_folders(folders)
@@ -297,9 +300,9 @@ def trace_check(*, folders: tuple[Path, ...]) -> int:
 
 @subcommand(main, section="look")
 @click.argument("report", type=FOLDER)
-@click.option("--out", type=FOLDER, help="Folder for the new files; default: beside report.json.")
+@click.option("--out", type=FOLDER, help="Folder for the new files; default: the folder of report.json.")
 def report(*, report: Path, out: Path | None) -> int:
-    """Make CSV, Markdown and HTML again from a saved report.json (or the folder it lies in)."""
+    """Make CSV, Markdown and HTML again from a saved report.json (or its folder)."""
     from parity.cli.console import printing
     from reports.write import render
 

@@ -9,14 +9,14 @@ import click
 FOLDER = click.Path(path_type=Path)
 DTYPE = click.Choice(["float32", "bfloat16", "float16"])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
-every_option = click.option("--every-seam", "every", is_flag=True, help="List every seam, also of parts that passed.")
-threads_option = click.option("--threads", type=click.IntRange(min=1), help="Threads of the numeric library.")
-out_option = click.option("--out", type=FOLDER, help="Folder of the report; default: a new one in parity-reports.")
+every_option = click.option("--every-seam", "every", is_flag=True, help="List every seam, even of parts that passed.")
+threads_option = click.option("--threads", type=click.IntRange(min=1), help="Number of threads that torch uses.")
+out_option = click.option("--out", type=FOLDER, help="Folder of the report; default: a new folder in parity-reports.")
 save_option = click.option("--out", type=FOLDER, help="Write a report to this folder; default: none is written.")
 
 
 def text(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Text that can be written as UTF-8."""
+    """Check that the text can be written as UTF-8."""
     try:
         (value or "").encode("utf-8")
     except UnicodeEncodeError:
@@ -25,7 +25,7 @@ def text(_context: click.Context, parameter: click.Parameter, value: str | None)
 
 
 def model(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """A folder or hub id that is not empty."""
+    """Check that the folder or hub id is not empty."""
     if value is not None and not value.strip():
         raise click.BadParameter("it is empty; name a folder or a hub id, or leave it out", param=parameter)
     return value

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, so that stdout holds results only; nothing where there is no terminal."""
+"""A progress bar on stderr, so that stdout only has results. It is only shown on a terminal."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from parity.cli.console import make_console
 
 
 class Bar:
-    """A bar of known length on a terminal; nothing elsewhere."""
+    """A progress bar of known length. It does nothing if there is no terminal."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
         self._task = progress.add_task("", total=total) if progress else None
 
     def __call__(self, what: str) -> None:
-        """The next piece of work is about to begin."""
+        """Show that the next piece of work begins."""
         if self._progress is not None and self._task is not None:
             done = self._progress.tasks[0].fields.get("begun", 0)
             self._progress.update(self._task, description=what, completed=done, begun=done + 1)
@@ -26,7 +26,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(total: int, *, quiet: bool) -> Iterator[Bar]:
-    """A bar over ``total`` pieces of work; ``quiet`` draws nothing."""
+    """Give a bar for ``total`` pieces of work. With ``quiet``, nothing is shown."""
     console = make_console(stderr=True)
     if quiet or not console.is_terminal:
         yield Bar(None, total)

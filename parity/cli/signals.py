@@ -1,4 +1,4 @@
-"""Ctrl-C and its like: where they end the work, and where they wait."""
+"""Handles Ctrl-C and SIGTERM: usually they end the work, but not while files are renamed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as a CI job gets it when its time is up."""
+    """SIGTERM was received, for example because a CI job has reached its time limit."""
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """128 and the signal's number, as shells count."""
+    """Return 128 plus the signal's number, as shells do."""
     return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM unwinds the block as Ctrl-C does, so that temporary files go away."""
+    """Make SIGTERM raise in the block, as Ctrl-C does, so that temporary files are removed."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -37,7 +37,7 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C and SIGTERM are dropped inside the block: a few renames, all of which happen or none."""
+    """Ignore Ctrl-C and SIGTERM inside the block, which does a few renames that must not be interrupted."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -50,4 +50,4 @@ def uninterrupted() -> Iterator[None]:
 
 
 def _drop(_number: int, _frame: FrameType | None) -> None:
-    """The block ends within milliseconds, and what it does cannot be left half done."""
+    """Ignore the signal. The block only lasts milliseconds, and must not be left half done."""

@@ -1,1 +1,1 @@
-"""Traces and their comparison; knows nothing of Qwen3-VL, needs numpy and safetensors only."""
+"""Traces and their comparison. Not specific to Qwen3-VL; needs only numpy and safetensors."""

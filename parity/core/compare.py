@@ -1,4 +1,4 @@
-"""Comparing a subject's values with the reference's: data in, findings out, nothing printed or written."""
+"""Compares a subject's values with the reference's and returns findings. Nothing is printed or written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parity.core.trace import PADDING, Entry, SeamKey, Trace
 
 Status = Literal["ok", "diverged", "missing", "unexpected", "shape_mismatch", "nonfinite", "not_compared"]
 Side = Literal["reference", "subject"]
-# What the accumulated and the isolated comparison of a value add up to.
+# The possible origins: results of the accumulated and the isolated comparison of a value.
 STARTS_HERE, FROM_UPSTREAM, NOISE = "starts here", "comes from upstream", "noise"
 
 
@@ -25,7 +25,7 @@ _STEP_ROUNDING = 1e-3
 
 @dataclass(frozen=True)
 class Logits:
-    """What a difference in logits means: KL in nats, and whether the most likely token is the same."""
+    """The effect of a difference in logits: KL in nats, and whether the most likely token is the same."""
 
     kl_max: float
     kl_row: str
@@ -35,7 +35,7 @@ class Logits:
 
 @dataclass(frozen=True)
 class Isolated:
-    """The isolated comparison: this part was fed the reference's inputs. Fields as in Finding."""
+    """The isolated comparison, in which this part was fed the reference's inputs. Fields as in Finding."""
 
     status: Status
     figure: float | None
@@ -46,11 +46,11 @@ class Isolated:
 
 @dataclass(frozen=True)
 class Finding:
-    """The comparison of one value. Figures are None where nothing could be measured.
+    """The comparison of one value. Figures are None if nothing could be measured.
 
     ``figure`` is the relative error of the worst row (float gates), the number of differing numbers (exact gates)
-    or the largest distance in steps (step gates); ``gate`` and ``floor`` are those of the same row, ``ratio`` is
-    figure over gate. ``exact_share`` is the share of numbers that are equal, for step gates.
+    or the largest difference in steps (step gates). ``gate`` and ``floor`` are those of the same row; ``ratio`` is
+    figure over gate. ``exact_share`` is the share of equal numbers, for step gates.
     """
 
     entry: Entry
@@ -72,10 +72,10 @@ class Finding:
     exact_share: float | None = None
     by_kind: Mapping[str, float] = field(default_factory=dict)
     logits: Logits | None = None
-    row_figures: np.ndarray | None = None  # (rows,) relative errors, kept where asked for
-    side: Side | None = None  # whose NaN or Inf it is
+    row_figures: np.ndarray | None = None  # (rows,) relative errors, if they are kept
+    side: Side | None = None  # the side that has NaN or Inf
     isolated: Isolated | None = None
-    origin: str = ""  # STARTS_HERE, FROM_UPSTREAM or NOISE, where there is an isolated comparison
+    origin: str = ""  # STARTS_HERE, FROM_UPSTREAM or NOISE, if there is an isolated comparison
 
     @property
     def compared(self) -> bool:
@@ -87,10 +87,10 @@ class Finding:
 
 
 class Comparison:
-    """Judges a subject's values, one at a time, against a yardstick trace with measured floors.
+    """Judges a subject's values one by one, against a yardstick trace with measured floors.
 
-    Feed it with ``judge`` while the subject runs, or use ``compare`` for a whole trace; ``findings`` then lists
-    every expected value in the yardstick's order, and what the subject gave beyond it.
+    Call ``judge`` for each value while the subject runs, or use ``compare`` for a whole trace. ``findings`` then lists
+    every expected value in the yardstick's order, followed by unexpected values of the subject.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Comparison:
         self._found: dict[SeamKey, Finding] = {}
 
     def judge(self, key: SeamKey, array: np.ndarray) -> Finding:
-        """The finding for one value of the subject."""
+        """Judge one value of the subject. Raises TraceError if it was given before."""
         if key in self._found:
             raise TraceError(f"the subject gives {key} twice")
         entry = self.yardstick.entries().get(key)
@@ -120,7 +120,7 @@ class Comparison:
         return finding
 
     def findings(self, *, why_missing: str = "the subject did not give this seam") -> list[Finding]:
-        """All findings, in the yardstick's order; a value that never came is ``missing``."""
+        """Return all findings, in the yardstick's order. A value that the subject did not give is ``missing``."""
         ordered = [
             self._found.get(entry.key) or Finding(entry=entry, status="missing", note=why_missing)
             for entry in self.yardstick
@@ -194,12 +194,12 @@ class Comparison:
     def _steps(
         self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
     ) -> Finding:
-        # float64 holds every float32, and whole numbers up to 2^53; larger ones that differ count as a step at least.
+        # float64 holds every float32, and whole numbers up to 2^53. Larger ones that differ count as at least one step.
         off = (left.astype(np.float64) - right.astype(np.float64)) / entry.unit
         off[(off == 0) & (left != right)] = 1 / entry.unit
         off[~compared] = 0.0
         distances = np.abs(off).max(axis=1, initial=0.0)
-        # Normalised pixels are steps times a float32 number: a thousandth of a step is its rounding, and no step.
+        # Normalised pixels are steps times a float32 number. Less than a thousandth of a step is float32 rounding.
         differing = np.abs(off) > _STEP_ROUNDING
         worst, numbers = int(distances.argmax()), int(compared.sum()) * off.shape[1]
         figure, (bias, where) = float(distances[worst]), PIXEL_GATE.largest_bias(off[compared])
@@ -225,7 +225,7 @@ class Comparison:
     def _nonfinite(
         self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
     ) -> Finding | None:
-        # The reference first: where it is broken, nothing can be said of the subject.
+        # The reference is checked first: if it is broken, the subject cannot be judged.
         sides: tuple[tuple[Side, np.ndarray], ...] = (("reference", right), ("subject", left))
         for side, values in sides:
             bad = ~np.isfinite(values).all(axis=1) & compared
@@ -252,7 +252,7 @@ class Comparison:
         gates = self.gate.rows(floors, self.floors.dtype(entry))
         ratios = np.where(compared, figures / gates, -1.0)  # padding is never the worst row
         worst = int(ratios.argmax())
-        # A row of the reference that is all zero has no relative error; any distance from it is a failure.
+        # A reference row of zeros has no relative error. Any difference from it is a failure.
         from_zero = bool(np.isinf(figures[worst]))
         summary = pooled(left[compared], right[compared])
         return Finding(
@@ -307,7 +307,7 @@ class Comparison:
 
 
 def compare(subject: Trace, comparison: Comparison) -> list[Finding]:
-    """Judge a whole trace, one value in memory at a time."""
+    """Judge a whole trace. Only one value is in memory at a time."""
     for entry in subject:
         comparison.judge(entry.key, subject.read(entry.key))
     return comparison.findings()
@@ -325,5 +325,5 @@ def _unexpected(key: SeamKey, array: np.ndarray) -> Finding:
         entry=entry,
         status="unexpected",
         subject_shape=tuple(array.shape),
-        note="the reference has no such value: a name, a call count or a step too many",
+        note="the reference has no such value: the seam is unknown, or it was given too often",
     )

@@ -1,9 +1,9 @@
-"""Errors that end a comparison before there is a verdict."""
+"""Errors that end a comparison before it has a verdict."""
 
 
 class ParityError(ValueError):
-    """Usage or input that cannot be compared; the message names the thing and the way out."""
+    """Wrong usage, or input that cannot be compared. The message says what is wrong and what to do."""
 
 
 class TraceError(ParityError):
-    """A trace folder that is not what the contract says."""
+    """A trace that does not follow the trace format."""

@@ -1,4 +1,4 @@
-"""Floors: how far apart correct computations of one value are, row by row. They are measured."""
+"""Floors: how far correct runs are from the yardstick, measured for each row of a value."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from parity.core.trace import PADDING, Entry, SeamKey, Trace, dtype_name
 
 
 class Floors:
-    """How far correct runs lie from one yardstick trace.
+    """Measures how far correct runs are from a yardstick trace.
 
-    ``observe`` takes the values of a further correct run, one at a time; a row's floor is the largest relative
-    distance that any run showed there.
+    Call ``observe`` with the values of correct runs, one by one. The floor of a row is the largest relative distance
+    of any run.
     """
 
     def __init__(self, yardstick: Trace) -> None:
@@ -24,7 +24,7 @@ class Floors:
         self._dtypes: dict[SeamKey, str] = {}
 
     def observe(self, entry: Entry, array: np.ndarray) -> None:
-        """One value of a correct run. Raises TraceError where it has another shape than the yardstick."""
+        """Add one value of a correct run. Raises TraceError if its shape differs from the yardstick's."""
         reference = self.yardstick.read(entry.key)
         self._dtypes.setdefault(entry.key, dtype_name(array))
         if reference.shape != array.shape:
@@ -38,11 +38,11 @@ class Floors:
         self._spread[entry.key] = errors if known is None else np.maximum(known, errors)
 
     def rows(self, entry: Entry, compared: np.ndarray) -> np.ndarray:
-        """The floor of every row (rows,). ``compared`` (rows,) bool leaves padding out of the median.
+        """Return the floor of every row (rows,). ``compared`` (rows,) bool excludes padding from the median.
 
-        A few runs may agree by luck on a row, so no row's floor is below the median of its value.
-        Raises TraceError when no correct run had this value, or one had NaN or Inf there: an infinite floor
-        would let everything through.
+        A few runs may agree on a row by chance, so no row's floor is below the median of its value.
+        Raises TraceError if no correct run had this value, or if one had NaN or Inf in it: with an infinite floor,
+        every subject would pass.
         """
         if entry.key not in self._spread:
             raise TraceError(f"no correct run has measured a floor for {entry.key}; there is nothing to judge it by")
@@ -65,5 +65,5 @@ class Floors:
             yield entry, spread
 
     def dtype(self, entry: Entry) -> str:
-        """The dtype that the correct runs give this value in; its ulp is the gate's."""
+        """Return the dtype of this value in the correct runs. The gate uses its ulp."""
         return self._dtypes.get(entry.key, entry.dtype)

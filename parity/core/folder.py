@@ -1,4 +1,4 @@
-"""Trace folders: ``manifest.json`` and safetensors files, written as the run goes and read one tensor at a time."""
+"""Trace folders: ``manifest.json`` and safetensors files. They are written during the run, and read by tensor."""
 
 from __future__ import annotations
 
@@ -34,20 +34,21 @@ from parity.core.trace import (
 
 MANIFEST = "manifest.json"
 _SHARD_BYTES = 64 * 2**20
-# Bounds for hostile manifests. The largest released model, 94 layers, has 1,400 seams a step.
+# Limits against hostile manifests. The largest released model has 94 layers and 1,400 seams per step.
 _MANIFEST_BYTES = 64 * 2**20
 _MOST_SEAMS = 50_000
 _TENSOR = "{name}#{call}"
 
 
 class TraceWriter:
-    """Writes a trace as it is produced; memory stays at one shard. The folder appears whole or not at all.
+    """Writes a trace while it is produced, with at most one shard in memory.
 
-    Use as a context manager: the folder is written under a temporary name and moved when the block ends well.
+    Use as a context manager. The folder is written under a temporary name and renamed when the block ends without an
+    error, so it is never incomplete.
     """
 
     def __init__(self, folder: Path, description: Description, *, order: Sequence[SeamKey] = ()) -> None:
-        """``order``: how the manifest lists the values; those not in it come last, as they were produced."""
+        """``order`` is the order of the values in the manifest. Other values come last, in the order of the run."""
         self.folder = Path(folder)
         self.description = description
         self._order = {key: place for place, key in enumerate(order)}
@@ -127,7 +128,7 @@ class TraceWriter:
 
 
 class FolderTrace(Trace):
-    """A trace folder, checked against the contract when it is opened; tensors are read when asked for."""
+    """A trace folder. Its manifest is checked when it is opened; tensors are only read when needed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
@@ -175,7 +176,7 @@ class FolderTrace(Trace):
         return array
 
     def _tensor(self, key: SeamKey, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """The numbers of a value; nothing is read where the file's header says another ``shape``."""
+        """Read the numbers of a value. Raises TraceError before that if the file's header has another ``shape``."""
         if key not in self._place:
             raise TraceError(f"{self.folder} has no value {key}")
         name, tensor = self._place[key]
@@ -184,7 +185,7 @@ class FolderTrace(Trace):
             if name not in self._handles:
                 if path.exists() and not path.is_file():
                     raise TraceError(f"{path} is not a regular file (a pipe or a device may never end)")
-                # Mapped, not read: a handle costs a header, and parsing it anew for each tensor is slow.
+                # Files are mapped and stay open, because parsing the header again for each tensor is slow.
                 self._handles[name] = safe_open(path, framework="np").__enter__()  # type: ignore[no-untyped-call]
             handle = self._handles[name]
             found = tuple(handle.get_slice(tensor).get_shape())
@@ -192,12 +193,12 @@ class FolderTrace(Trace):
                 raise TraceError(f"{key} is declared {list(shape)}, its tensor in {path} is {list(found)}")
             array: np.ndarray = handle.get_tensor(tensor)
             return array
-        except (OSError, SafetensorError, AttributeError, TypeError) as error:  # numpy lacks some dtypes of the format
+        except (OSError, SafetensorError, AttributeError, TypeError) as error:  # numpy lacks some safetensors dtypes
             raise TraceError(f"{path} does not give {tensor!r} for {key}: {error}") from None
 
 
 def check_folder(folder: Path) -> list[str]:
-    """Everything that is wrong with a trace folder, one sentence each; an empty list when it is sound."""
+    """Return everything that is wrong with a trace folder, one sentence each. Empty if it is valid."""
     try:
         manifest = _read_manifest(Path(folder))
     except TraceError as error:
@@ -217,19 +218,19 @@ def check_folder(folder: Path) -> list[str]:
     used = {entry.rows for entry in trace}
     for label in manifest["labels"]:
         key = SeamKey(label["name"], label["call"])
-        if key not in used:  # the others were read with their seams
+        if key not in used:  # the others were checked with their seams
             try:
                 trace.labels(key)
             except TraceError as error:
                 problems.append(str(error))
     for name, tensors in sorted(listed.items()):
         if not (trace.folder / name).is_file():
-            continue  # said already, for the values in it
+            continue  # already reported for its values
         try:
             with safe_open(trace.folder / name, framework="np") as handle:
                 extra = set(handle.keys()) - tensors
         except (OSError, SafetensorError):
-            continue  # said already, for the values in it
+            continue  # already reported for its values
         if extra:
             problems.append(f"{name} holds {len(extra)} tensors that no seam lists: {', '.join(sorted(extra)[:10])}")
     return problems
@@ -289,7 +290,7 @@ def entry_from_json(seam: Mapping[str, Any]) -> Entry:
 
 @cache
 def manifest_schema() -> dict[str, Any]:
-    """The JSON Schema of ``manifest.json`` that ships with the package."""
+    """Return the JSON Schema of ``manifest.json``."""
     text = resources.files("parity.core").joinpath("trace.schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     schema["$defs"]["dtype"]["enum"] = list(DTYPES)
@@ -311,7 +312,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         raise TraceError(f"{path} is nested too deeply") from None
     except TraceError:
         raise
-    except (OSError, ValueError) as error:  # not UTF-8, not JSON, or a number of thousands of digits
+    except (OSError, ValueError) as error:  # not UTF-8, not JSON, or a number with thousands of digits
         raise TraceError(f"{path} cannot be read: {error}") from None
     for name in ("seams", "labels"):
         listed = manifest.get(name) if isinstance(manifest, dict) else None

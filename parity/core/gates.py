@@ -1,4 +1,4 @@
-"""Gates: the rule that turns figures and floors into a status."""
+"""Gates: the rules that decide from figures and floors whether a value passes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from parity.core.trace import DTYPES
 class FloatGate:
     """``|s - r| / |r| <= m * floor + ulps * ulp`` for every row.
 
-    ``ulps`` covers the values whose correct runs agree bit for bit (the same kernel on the same input), where a
-    correct subject may still round each number once in another order.
+    ``ulps`` is for values in which all correct runs agree bit for bit, because they run the same kernel on the same
+    input. A correct subject may still round each number differently once.
     """
 
     m: float
     ulps: float
 
     def rows(self, floors: np.ndarray, dtype: str) -> np.ndarray:
-        """The gate of every row (rows,), relative."""
+        """Return the relative gate of every row (rows,)."""
         return self.m * floors + self.ulp_floor(dtype)
 
     def ulp_floor(self, dtype: str) -> float:
@@ -34,12 +34,12 @@ class FloatGate:
 
 @dataclass(frozen=True)
 class StepGate:
-    """No number more than ``steps`` steps off, and no mean over many numbers more than ``bias`` steps.
+    """No number may be off by more than ``steps`` steps, and no mean by more than ``bias`` steps.
 
-    For what is rounded to whole steps (8-bit pixels): correct implementations differ by a step here and there, to
-    both sides. A mistake in the rounding itself moves every number the same way. The mean is judged over all numbers,
-    for every place in a row (a channel) and for every row (a patch), so that opposite mistakes do not cancel out.
-    Over few numbers chance moves the mean too: ``chance`` standard deviations of it are allowed on top.
+    The gate is for values rounded to whole steps (8-bit pixels). Correct implementations sometimes differ by a step,
+    up or down. A mistake in the rounding moves every number in the same direction. Means are taken over all numbers,
+    over each place in a row (a channel) and over each row (a patch), so that opposite mistakes do not cancel out.
+    Means over few numbers also vary by chance: ``chance`` standard deviations are added to the limit.
     """
 
     steps: float
@@ -48,7 +48,7 @@ class StepGate:
     chance_of_rows: float
 
     def largest_bias(self, off: np.ndarray) -> tuple[float, str]:
-        """Of ``off`` (rows, C) in steps: the largest share of its gate that a mean reaches, and where, in words."""
+        """Return the largest ratio of a mean of ``off`` (rows, C), in steps, to its limit, and a description of it."""
         if not off.size:
             return 0.0, ""
         found = [(abs(float(off.mean())) / self.bias, f"{off.mean():+.2f} steps on average")]
@@ -60,18 +60,18 @@ class StepGate:
         return max(found)
 
 
-# Over six photographs and drawings, resized by four correct kernels, the bias was at most 0.009 steps over all numbers,
-# and a mean at most 0.4 of its gate in a channel or a patch, where no number was more than a step off. Truncating where
-# one should round makes the bias 0.5 steps.
+# Measured on six photographs and drawings, resized by four correct kernels. No number was off by more than a step, the
+# bias over all numbers was at most 0.009 steps, and the mean of a channel or a patch reached at most 0.4 of its limit.
+# Truncating instead of rounding gives a bias of 0.5 steps.
 PIXEL_GATE = StepGate(steps=1.0, bias=0.05, chance_of_columns=6.0, chance_of_rows=12.0)
 
-# What m and ulps were measured on stands in the README, "How a verdict is reached".
+# For the measurement of m and ulps see the README, "How a verdict is reached".
 DEFAULT_GATE = FloatGate(m=6.0, ulps=1.0)
-# One part alone has no error of other parts in it: its runs scatter far less, and its gate is the narrower.
+# A single part has no errors from other parts. Its runs vary much less, so its gate is narrower.
 ISOLATED_GATE = FloatGate(m=2.0, ulps=1.0)
 
 
 def ulp(dtype: str) -> float:
-    """Distance from 1 to the next larger number of a float dtype."""
+    """Return the distance from 1 to the next larger number of a float dtype."""
 
-    return float(ml_dtypes.finfo(DTYPES[dtype]).eps)  # numpy's own finfo does not know bfloat16
+    return float(ml_dtypes.finfo(DTYPES[dtype]).eps)  # numpy's finfo does not support bfloat16

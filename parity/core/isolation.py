@@ -1,7 +1,8 @@
-"""The accumulated and the isolated comparison of every seam, added up.
+"""Combines the accumulated and the isolated comparison of every seam.
 
-In the accumulated comparison the subject runs on its own; in the isolated one each part is fed the reference's inputs.
-Over the isolated gate, the fault is in this very part. Over the accumulated gate alone, it came from upstream.
+In the accumulated comparison the subject runs on its own inputs; in the isolated one each part is fed the reference's
+inputs. If a part exceeds its isolated gate, the fault starts there. If it only exceeds its accumulated gate, the fault
+comes from upstream.
 """
 
 from __future__ import annotations
@@ -13,10 +14,9 @@ from parity.core.compare import FROM_UPSTREAM, NOISE, STARTS_HERE, Finding, Isol
 
 
 def combine_comparisons(accumulated: Sequence[Finding], isolated: Sequence[Finding]) -> list[Finding]:
-    """The accumulated findings, each with its isolated figures and its origin.
+    """Return the accumulated findings with their isolated figures and their origins.
 
-    A value that is within its accumulated gate and over its isolated one has failed all the same: the isolated gate
-    is the narrower.
+    A value also fails if it only exceeds its isolated gate, which is narrower.
     """
     alone = {finding.entry.key: finding for finding in isolated}
     return [_combined(finding, alone.get(finding.entry.key)) for finding in accumulated]
@@ -29,5 +29,5 @@ def _combined(finding: Finding, alone: Finding | None) -> Finding:
     if alone.passed:
         return replace(finding, isolated=figures, origin=NOISE if finding.passed else FROM_UPSTREAM)
     status = alone.status if finding.passed else finding.status
-    # A NaN that only the isolated comparison shows still needs its side.
+    # If only the isolated comparison has a NaN, the finding still needs its side.
     return replace(finding, status=status, side=finding.side or alone.side, isolated=figures, origin=STARTS_HERE)

@@ -1,7 +1,7 @@
-"""Figures of one value: how far every row of the subject lies from the reference's, and pooled figures.
+"""Figures of one value: how far each row of the subject is from the reference's, and pooled figures.
 
-All arithmetic is float64. Pooled figures are shown, never judged: a pooled cosine of 0.99998 can hide
-a row that is 140 % wrong.
+All arithmetic is float64. Pooled figures are shown, but not judged: a pooled cosine of 0.99998 can hide a row that is
+140 % wrong.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 
 
 def as_rows(array: np.ndarray, token_axes: Sequence[int], *, widen: bool = True) -> np.ndarray:
-    """(rows, numbers in a row) view or copy: token axes first, in order, everything else flattened.
+    """Return a view or copy (rows, numbers in a row): the token axes make the rows, other axes are flattened.
 
-    float64, unless ``widen`` is false: int64 has whole numbers that float64 cannot tell apart.
+    The result is float64, unless ``widen`` is false: float64 cannot hold all int64 numbers exactly.
     """
     moved = np.moveaxis(array, list(token_axes), range(len(token_axes)))
     rows, width = (math.prod(part) for part in (moved.shape[: len(token_axes)], moved.shape[len(token_axes) :]))
@@ -25,17 +25,17 @@ def as_rows(array: np.ndarray, token_axes: Sequence[int], *, widen: bool = True)
 
 
 def row_errors(subject: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Relative error ``|s - r| / |r|`` of every row of two (rows, C) arrays; 0 / 0 is 0, x / 0 is inf."""
+    """Return the relative error ``|s - r| / |r|`` of every row of two (rows, C) arrays. 0 / 0 is 0, x / 0 is inf."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # padding may hold anything
         distance, scale = row_norms(subject - reference), row_norms(reference)
         return np.where(distance == 0, 0.0, distance / scale)
 
 
 def row_norms(rows: np.ndarray) -> np.ndarray:
-    """Euclidean norm of every row of (rows, C).
+    """Return the Euclidean norm of every row of (rows, C).
 
     The squares of numbers below 1e-154 or above 1e154 leave the range of float64, and the norm would be 0 or
-    infinite. Rows whose plain norm comes near that are measured again, scaled by a power of two, which rounds nothing.
+    infinite. Rows whose norm is near these limits are scaled by a power of two, which is exact, and measured again.
     """
     norms: np.ndarray = np.linalg.norm(rows, axis=1)
     odd = ~((norms > _SMALL) & (norms < _LARGE)) & rows.any(axis=1) if rows.shape[1] else np.zeros(len(rows), bool)
@@ -51,11 +51,11 @@ _SMALL, _LARGE = 1e-140, 1e140
 
 @dataclass(frozen=True)
 class Pooled:
-    """Figures over all compared numbers of a value. They are shown in reports and decide nothing."""
+    """Figures over all compared numbers of a value. Reports show them, but the verdict does not use them."""
 
     max_abs: float
     rmse: float
-    cosine: float | None  # None where a side is all zero
+    cosine: float | None  # None if a side is all zero
 
 
 def pooled(subject: np.ndarray, reference: np.ndarray) -> Pooled:
@@ -69,7 +69,7 @@ def pooled(subject: np.ndarray, reference: np.ndarray) -> Pooled:
 
 
 def kl_divergence(subject: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """KL(reference || subject) in nats of every row of two (rows, V) logits."""
+    """Return KL(reference || subject) in nats of every row of two (rows, V) arrays of logits."""
     p, q = _log_softmax(reference), _log_softmax(subject)
     divergence: np.ndarray = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
     return divergence

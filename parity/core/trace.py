@@ -1,7 +1,7 @@
-"""Traces: the seams of a run, in order, with what is needed to compare them.
+"""Traces: the values of a run, in order, with all that is needed to compare them.
 
-A value is the tensor of one seam at one call: ``call`` counts how often that seam has been produced in the run (0 for
-the prefill, 1 for the first decode step; for the vision tower 0 for pictures, then the videos).
+A value is the tensor of one seam at one call. ``call`` counts how often the seam was produced before in the run: 0 for
+the prefill, 1 for the first decode step. In the vision tower, the pictures come first and then the videos.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from parity.core.errors import TraceError
 
 SCHEMA_VERSION = "1.0"
-# Rows of this kind hold whatever an engine leaves at padding; they are never compared.
+# Rows at padding. Engines may leave any numbers there, so these rows are never compared.
 PADDING = 255
 GateKind = Literal["float", "exact", "steps"]
 
@@ -42,11 +42,11 @@ class SeamKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """Everything about a value but its numbers.
+    """The description of a value, without its numbers.
 
-    ``token_axes`` are the axes that count rows (tokens, patches); everything else is one row's vector. ``rows``
-    names the labels, in the same trace, that give the kind of every row. Without token axes the whole tensor
-    is one row. ``unit`` is the size of one step where the gate counts steps: 1 for 8-bit pixels.
+    ``token_axes`` are the axes that count rows (tokens, patches); other axes form the vector of a row. Without token
+    axes, the whole tensor is one row. ``rows`` names the labels, in the same trace, that give the kind of every row.
+    ``unit`` is the size of one step if the gate counts steps: 1 for 8-bit pixels.
     """
 
     key: SeamKey
@@ -67,7 +67,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Description:
-    """Who made a trace, of what. ``kinds`` names the codes in the row labels."""
+    """The producer of a trace, and its input. ``kinds`` names the codes in the row labels."""
 
     producer: str
     detail: str
@@ -78,21 +78,21 @@ class Description:
 
 
 class Trace(ABC):
-    """An ordered collection of values; ``read`` brings one tensor at a time into memory."""
+    """An ordered collection of values. ``read`` loads one tensor at a time into memory."""
 
     description: Description
 
     @abstractmethod
     def entries(self) -> Mapping[SeamKey, Entry]:
-        """Every value that is compared, in the order in which the run produced it."""
+        """Return every value that is compared, in the order in which the run produced them."""
 
     @abstractmethod
     def read(self, key: SeamKey) -> np.ndarray:
-        """The numbers of a value. Raises TraceError when there is none of that name and call."""
+        """Return the numbers of a value. Raises TraceError if the trace does not have it."""
 
     @abstractmethod
     def labels(self, key: SeamKey) -> np.ndarray:
-        """uint8 kinds of the rows; PADDING marks rows that are not compared."""
+        """Return the kinds of the rows as uint8. Rows with PADDING are not compared."""
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self.entries().values())
@@ -102,7 +102,7 @@ class Trace(ABC):
 
 
 class MemoryTrace(Trace):
-    """A trace that is kept in memory."""
+    """A trace in memory."""
 
     def __init__(self, description: Description) -> None:
         self.description = description
@@ -135,7 +135,7 @@ class MemoryTrace(Trace):
 
 
 def check_value(entry: Entry, array: np.ndarray) -> None:
-    """Raise TraceError unless ``array`` is what ``entry`` says: shape, dtype, rows and gate."""
+    """Raise TraceError unless ``array`` matches ``entry``: shape, dtype, rows and gate."""
     if entry.shape != array.shape or DTYPES.get(entry.dtype) != array.dtype:
         raise TraceError(
             f"{entry.key} is declared {entry.dtype} {list(entry.shape)}, "
@@ -149,14 +149,14 @@ def check_value(entry: Entry, array: np.ndarray) -> None:
             "give one name for each, or none"
         )
     if entry.gate == "float" and array.dtype.kind in "biu":
-        raise TraceError(f"{entry.key} is {entry.dtype} with a float gate; whole numbers have the gate exact")
+        raise TraceError(f"{entry.key} is {entry.dtype} with a float gate; whole numbers need the gate exact")
     if not entry.unit > 0:
-        raise TraceError(f"{entry.key} has steps of {entry.unit:g}; a step is larger than 0")
+        raise TraceError(f"{entry.key} has steps of {entry.unit:g}; a step must be larger than 0")
 
 
 def dtype_name(array: np.ndarray) -> str:
-    """The contract's name of an array's dtype. Raises TraceError for a dtype that it does not know."""
+    """Return the name of an array's dtype in traces. Raises TraceError for other dtypes."""
     for name, dtype in DTYPES.items():
         if dtype == array.dtype:
             return name
-    raise TraceError(f"dtype {array.dtype} has no place in a trace; use one of {', '.join(DTYPES)}")
+    raise TraceError(f"dtype {array.dtype} is not supported in a trace; use one of {', '.join(DTYPES)}")

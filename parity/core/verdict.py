@@ -1,4 +1,4 @@
-"""Verdicts: what all findings add up to. Fail closed."""
+"""Verdicts over all findings. Missing evidence never gives PARITY."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict with its reason and the counts that it rests on."""
+    """A verdict with its reason and its counts."""
 
     verdict: Verdict
     reason: str
@@ -42,10 +42,10 @@ FAILED = ("diverged", "nonfinite", "shape_mismatch", "unexpected")
 
 
 def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> Judgement:
-    """Add findings up.
+    """Return the verdict over findings.
 
-    NaN in the reference or nothing to compare is INVALID; a failed finding, or a subject that raised
-    (``subject_error``), is DIVERGED; an expected value that was not compared is INCOMPLETE; else PARITY.
+    It is INVALID if the reference has NaN or there is nothing to compare, DIVERGED if a finding failed or the subject
+    raised (``subject_error``), INCOMPLETE if an expected value was not compared, and otherwise PARITY.
     """
     expected = [finding for finding in findings if finding.status != "unexpected"]
     compared = [finding for finding in expected if finding.compared]
@@ -76,14 +76,14 @@ def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> J
 
 
 def _first_failed(findings: Sequence[Finding]) -> int | None:
-    """The first finding at which a fault starts; the first that failed, where no isolated comparison tells."""
+    """Return the first finding at which a fault starts. Without an isolated comparison, the first that failed."""
     failed = [index for index, finding in enumerate(findings) if finding.status in FAILED]
     starts = [index for index in failed if findings[index].origin == STARTS_HERE]
     return min(starts or failed, default=None)
 
 
 def combine(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict of a set: the worst of its members; an empty set is INCOMPLETE."""
+    """Return the worst of the verdicts, or INCOMPLETE if there are none."""
     for verdict in (Verdict.INVALID, Verdict.DIVERGED, Verdict.INCOMPLETE):
         if verdict in verdicts:
             return verdict

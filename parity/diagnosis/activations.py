@@ -1,7 +1,7 @@
-"""What a checkpoint's activations are like: how sure its logits, how uneven its attention, how loud single channels.
+"""Measures a checkpoint's activations: how peaked logits and attention are, and how large single channels.
 
-Trained networks have peaked logits, attention that looks at few places, and, when they are large, channels that stand
-out; weights drawn from a seed have little of that, and a parity run on them says nothing about it.
+Trained networks have peaked logits, attention to few places, and, if they are large, channels with very large numbers.
+Seeded weights have little of that, so a parity run on them does not test it.
 
 Shape legend
     B, S, V    batch, prompt tokens, vocabulary
@@ -25,13 +25,13 @@ from port import Qwen3VL
 
 @dataclass(frozen=True)
 class Activations:
-    """Figures of one prefill. Entropies in nats; attention is over all heads, layers and real tokens.
+    """Figures of one prefill. Entropies are in nats. Attention figures are over all heads, layers and real tokens.
 
     ``logits_entropy``, ``top1``: mean entropy of the next-token distribution, mean probability of its largest.
-    ``answer_top1``: the same at the last token of each prompt, where the answer begins.
-    ``text_attention``, ``vision_attention``: mean entropy of an attention row over that of an even one (1: even).
-    ``text_peak``, ``vision_peak``: mean largest weight of an attention row, over what an even row would give it.
-    ``text_outlier``, ``vision_outlier``: largest number of the residual stream over its root mean square.
+    ``answer_top1``: the latter at the last token of each prompt, where the answer begins.
+    ``text_attention``, ``vision_attention``: mean entropy of an attention row over that of an even row (1: even).
+    ``text_peak``, ``vision_peak``: mean largest weight of an attention row, divided by the weight in an even row.
+    ``text_outlier``, ``vision_outlier``: largest number of the residual stream, divided by its root mean square.
     ``text_stream``, ``vision_stream``: root mean square of the residual stream after the last layer or block.
     """
 
@@ -49,7 +49,7 @@ class Activations:
 
 
 def measure_activations(model: Qwen3VL, inputs: CaseInputs) -> Activations:
-    """Run a prefill through the port and look at it."""
+    """Run a prefill of the port and measure its activations."""
     listener = _Listener(inputs.tensors["attention_mask"].bool())
     PortEngine(model).trace(inputs.tensors, None, steps=0, sink=listener)
     return listener.figures()
@@ -57,7 +57,7 @@ def measure_activations(model: Qwen3VL, inputs: CaseInputs) -> Activations:
 
 @dataclass
 class _Listener:
-    """Keeps figures, not tensors. ``mask`` (B, S) is True at real tokens."""
+    """Collects figures from the taps; tensors are not kept. ``mask`` (B, S) is True at real tokens."""
 
     mask: Tensor
     found: dict[str, list[float]] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class _Listener:
 
     def _text_attention(self, queries: Tensor, keys: Tensor) -> None:  # (B, S, H, D), (B, S, K, D)
         if self.visible is None:
-            raise RuntimeError("the mask comes before the layers")
+            raise RuntimeError("the causal mask was not seen before the layers")
         keys = keys.repeat_interleave(queries.shape[2] // keys.shape[2], dim=2)  # (B, S, H, D)
         scores = torch.einsum("bshd,bthd->bhst", queries, keys) * queries.shape[-1] ** -0.5
         weights = scores.masked_fill(~self.visible, -torch.inf).softmax(dim=-1)  # (B, H, S, S)
@@ -134,7 +134,7 @@ class _Listener:
             self._attention("vision", weights.flatten(0, 1), torch.full((weights.shape[:2].numel(),), end - start))
 
     def _attention(self, tower: str, weights: Tensor, counts: Tensor) -> None:
-        """weights (rows, keys), counts (rows,): how many keys each row may see. One key alone tells nothing."""
+        """Add weights (rows, keys). ``counts`` (rows,): keys that each row may see; rows with one key are skipped."""
         weights, counts = weights[counts > 1], counts[counts > 1]
         if not len(counts):
             return

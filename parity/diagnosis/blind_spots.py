@@ -8,9 +8,9 @@ from parity.runs.case_run import CaseRun
 
 
 def blind_spots(run: CaseRun) -> list[dict[str, str]]:
-    """Id, title and reason of every mutant that this run could not have shown.
+    """Return id, title and reason of every mutant that this run could not have shown.
 
-    float16 is taken for bfloat16, which is coarser: what bfloat16 shows, float16 shows.
+    float16 is treated as bfloat16. bfloat16 is coarser, so float16 shows every mistake that bfloat16 shows.
     """
     present = {stage.name: traits(run.case, stage, run.inputs) for stage in run.stages}
     dtype = "bfloat16" if run.dtype == "float16" else run.dtype

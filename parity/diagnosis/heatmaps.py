@@ -1,4 +1,4 @@
-"""Per-patch errors of each picture, in the raster order of the picture itself."""
+"""Errors of each patch of a picture, arranged as in the picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parity.runs.inputs import CaseInputs
 
 @dataclass(frozen=True)
 class HeatMap:
-    """One picture with the relative error of every patch (rows, columns) at one vision seam."""
+    """One picture, and the relative error of every patch (rows, columns) at one vision seam."""
 
     title: str
     image: Image.Image
@@ -24,9 +24,9 @@ class HeatMap:
 
 
 def heat_maps(inputs: CaseInputs, findings: Sequence[Finding]) -> list[HeatMap]:
-    """One map a picture, at the first vision seam that failed, or at the merger where none did.
+    """Return a map for each picture, at the first vision seam that failed, or at the merger if none failed.
 
-    Empty without pictures, or where the subject never got as far as a vision seam.
+    Empty if there are no pictures, or if the subject gave no vision seam.
     """
     grids = inputs.tensors.get("image_grid_thw")
     finding = _shown(findings)
@@ -46,13 +46,13 @@ def heat_maps(inputs: CaseInputs, findings: Sequence[Finding]) -> list[HeatMap]:
 
 
 def to_raster(figures: np.ndarray, rows: int, columns: int, merge: int) -> np.ndarray:
-    """(rows * columns,) in merge order (m x m blocks) to (rows, columns) as the picture has them."""
+    """Rearrange (rows * columns,) from merge order (m x m blocks) to (rows, columns) as in the picture."""
     blocks = figures.reshape(rows // merge, columns // merge, merge, merge)  # (bh, bw, m, m)
     return blocks.transpose(0, 2, 1, 3).reshape(rows, columns)  # (bh, m, bw, m)
 
 
 def _shown(findings: Sequence[Finding]) -> Finding | None:
-    """The finding to show: of the pictures' tower pass (call 0), with figures for every row."""
+    """Return the finding to show. It is from the tower pass of the pictures (call 0) and has figures for every row."""
     candidates = [f for f in findings if f.row_figures is not None and f.entry.key.call == 0 and f.entry.rows]
     failed = next((f for f in candidates if f.status == "diverged"), None)
     return failed or next((f for f in candidates if f.entry.key.name == "vision.merger"), None)

@@ -1,4 +1,4 @@
-"""The document of activations: figures of several checkpoints."""
+"""Builds the document of activations, with figures of several checkpoints."""
 
 from __future__ import annotations
 

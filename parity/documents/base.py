@@ -1,6 +1,6 @@
-"""What all report documents share. Each is a JSON-able dict that ``reports`` turns into files; see ``reports/schema``.
+"""Parts that all report documents share. A document is a dict for JSON; see ``reports/schema`` for its fields.
 
-Nothing here needs torch, so that trace folders can be compared without it.
+This module does not need torch, so that trace folders can be compared without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SCHEMA_VERSION = "2.0"
 
 
 def document(kind: str, environment: Mapping[str, Any], **sections: Any) -> dict[str, Any]:
-    """A document of one kind; ``environment`` says where and with what it was made."""
+    """Return a document of one kind. ``environment`` records versions, machine and command."""
     return {"schema_version": SCHEMA_VERSION, "kind": kind, "environment": dict(environment), **sections}
 
 
@@ -38,7 +38,7 @@ def judgement_section(judgement: Judgement) -> dict[str, Any]:
 
 
 def side_section(description: Description) -> dict[str, str]:
-    """Who made a trace: name, detail, dtype."""
+    """Return the producer of a trace: name, detail, dtype."""
     return {"name": description.producer, "detail": description.detail, "dtype": description.dtype}
 
 
@@ -92,5 +92,5 @@ def _isolated(isolated: Isolated | None) -> dict[str, Any] | None:
 
 
 def finite(value: float | None) -> float | None:
-    """JSON has no NaN or Inf; a finding's status and note say what happened."""
+    """Return None for NaN and Inf, which JSON does not have. A finding's status and note describe them."""
     return None if value is None or not np.isfinite(value) else value

@@ -1,6 +1,6 @@
-"""The document of a calibration: the data behind the gate's m.
+"""Builds the document of a calibration: the data on which the gate's m is based.
 
-It says what ran and when, not on whose machine: it is meant to be published.
+It has the runs and the date, but does not describe the machine, because it is published.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PUBLISHED = ("created", "python", "threads", "packages")
 def calibration_document(
     found: Sequence[Need], cases: Sequence[Case], *, dtype: str, seeds: int, environment: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Runs are counted once, not once for each comparison."""
+    """Each run is counted once, although it was compared twice."""
     made = summaries(found)
     return document(
         "calibration",

@@ -1,4 +1,4 @@
-"""The document of two trace folders that were compared. Needs no torch."""
+"""Builds the document of a comparison of two trace folders. Needs no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run ran: versions, machine, threads. The first thing in each report."""
+"""The environment of a run: versions, machine, threads. It comes first in each report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("qwen3vl-parity", "torch", "torchvision", "transformers", "tokenizer
 
 
 def environment(*, command: Sequence[str], seed: int, threads: int) -> dict[str, Any]:
-    """A JSON-able record. ``threads`` is what the numeric library was told to use."""
+    """Return a record for JSON. ``threads`` is the number of threads that torch was told to use."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(command),

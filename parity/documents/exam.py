@@ -1,4 +1,4 @@
-"""The document of an exam: right answers of several engines, and the questions on which they disagree."""
+"""Builds the document of an exam: right answers of several engines, and questions on which they disagree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from reference.world.exam import Item
 def exam_document(
     items: Sequence[Item], found: Sequence[Answers], *, clip_form: ClipForm, environment: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """``found`` holds the answers of each engine to ``items``."""
+    """Return the document. ``found`` has the answers of each engine to ``items``."""
     return document(
         "exam",
         environment,

@@ -1,4 +1,4 @@
-"""Where reports go."""
+"""Chooses report folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def report_folder(out: Path | None, name: str) -> Path:
-    """``out``, or a new folder of the day under ``parity-reports``."""
+    """Return ``out``, or a new folder under ``parity-reports`` with the date in its name."""
     if out is not None:
         return out
     stem = f"{datetime.now():%Y-%m-%d-%H%M%S}-{name}"

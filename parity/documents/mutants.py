@@ -1,4 +1,4 @@
-"""The document of a kill matrix."""
+"""Builds the document of a kill matrix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parity.mutants.outcomes import Outcome
 def matrix_document(
     matrix: Matrix, cases: Sequence[Case], *, environment: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """``cases`` are those on which the mutants were tried."""
+    """Return the document. ``cases`` are the cases on which the mutants ran."""
     cover = smallest_cover(matrix)
     return document(
         "mutants",

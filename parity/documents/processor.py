@@ -1,4 +1,4 @@
-"""The document of two processors on a user's own files: values and speed."""
+"""Builds the document of two processors on a user's own files: values and speed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def processor_document(
     threads: int,
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """``files`` are the titles of what was processed."""
+    """Return the document. ``files`` are the titles of the processed files."""
     return document(
         "processor",
         environment,

@@ -1,4 +1,4 @@
-"""The document of one case that ran, and its report folder."""
+"""Builds the document of one case, and writes its report folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from reports.write import write_report
 def write_run(
     run: CaseRun, folder: Path, *, environment: Mapping[str, Any], performance: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write a case's report with its pictures to a folder; returns the document."""
+    """Write a case's report with its pictures to a folder. Returns the document."""
     maps = heat_maps(run.inputs, run.result.findings) if run.inputs is not None else []
     made = run_document(run, maps, environment=environment, performance=performance)
     write_files({folder / _picture_file(index): _png(heat_map) for index, heat_map in enumerate(maps)})
@@ -42,7 +42,7 @@ def run_document(
     environment: Mapping[str, Any],
     performance: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """The document of one case; its pictures lie where ``_picture_file`` says."""
+    """Return the document of one case. ``_picture_file`` gives the paths of its pictures."""
     return document(
         "run",
         environment,
@@ -120,7 +120,7 @@ def _case(run: CaseRun) -> dict[str, Any]:
             for row, count in zip(case.rows, counts, strict=True)
         ],
         "steps": steps if "model" in case.stages else list(case.stages),
-        # What the reference generated greedily, and both sides were fed.
+        # The reference generated these tokens greedily, and both sides were fed with them.
         "generated": [
             {"row": row, "token_ids": ids, "text": text}
             for row, (ids, text) in enumerate(zip(tokens, run.texts, strict=True))
@@ -129,7 +129,7 @@ def _case(run: CaseRun) -> dict[str, Any]:
 
 
 def _picture_file(index: int) -> str:
-    """Where picture ``index`` lies in a report folder."""
+    """Return the path of picture ``index`` in a report folder."""
     return f"pictures/image-{index}.png"
 
 

@@ -1,4 +1,4 @@
-"""The document of a suite: a line for each case and for each phase."""
+"""Builds the document of a suite, with a line for each case and each phase."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from parity.milestones.suite import CaseSummary, phase_verdicts, suite_verdict
 def suite_document(
     summaries: Sequence[CaseSummary], every: Sequence[Case], *, environment: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """``every`` lists the cases of a whole suite."""
+    """Return the document. ``every`` lists the cases of the whole suite."""
     return document(
         "suite",
         environment,

@@ -1,4 +1,4 @@
-"""The document of greedy tokens: the port beside another engine."""
+"""Builds the document that compares greedy tokens of the port and another engine."""
 
 from __future__ import annotations
 

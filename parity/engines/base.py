@@ -1,4 +1,4 @@
-"""What an engine is: a processor, a model or weights that can be traced; and questions that it can answer.
+"""The interfaces of engines. See ``questions`` for engines that answer questions.
 
 Shape legend
     B, S, V   batch, prompt tokens, vocabulary
@@ -12,13 +12,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-# What a sink returns instead of None, the engine goes on with.
+# If a sink returns a tensor, the engine continues with that tensor.
 Sink = Callable[[str, Tensor], Tensor | None]
 TensorMap = Mapping[str, Tensor]
 
 
 class Engine(Protocol):
-    """Who runs: the name, what tells two runs of it apart, and the dtype in which it runs."""
+    """An engine: its name, a detail that distinguishes its runs, and its dtype."""
 
     @property
     def name(self) -> str: ...
@@ -34,11 +34,11 @@ class Session(Protocol):
     """One request: a prefill and the decode steps after it."""
 
     def prefill(self) -> Tensor:
-        """All logits (B, S, V) of the prompts."""
+        """Return all logits (B, S, V) of the prompts."""
         ...
 
     def decode(self, token_ids: Tensor) -> Tensor:
-        """Logits (B, 1, V) of the next tokens (B, 1)."""
+        """Feed the next tokens (B, 1). Returns logits (B, 1, V)."""
         ...
 
 
@@ -46,22 +46,22 @@ class ModelEngine(Engine, Protocol):
     """A model that can be traced and timed."""
 
     def session(self, inputs: TensorMap, *, steps: int) -> Session:
-        """A fresh request with room for ``steps`` decode steps."""
+        """Start a new request with room for ``steps`` decode steps."""
         ...
 
     def trace(self, inputs: TensorMap, tokens: Tensor | None, *, steps: int, sink: Sink) -> Tensor:
-        """Run a request, every seam to ``sink``; see ``run_steps`` for tokens."""
+        """Run a request and send every seam to ``sink``. See ``run_steps`` for ``tokens``."""
         ...
 
     def vision(self, inputs: TensorMap) -> None:
-        """The vision tower alone, on all pictures and videos; for timing."""
+        """Run only the vision tower, on all pictures and videos. Used for timing."""
         ...
 
 
 def run_steps(session: Session, inputs: TensorMap, tokens: Tensor | None, *, steps: int) -> Tensor:
-    """Prefill and ``steps`` decode steps, fed with ``tokens`` (B, steps), or greedily where it is None.
+    """Run a prefill and ``steps`` decode steps, fed with ``tokens`` (B, steps), or greedily if it is None.
 
-    Returns the tokens fed (B, steps). Rows padded on the right go on from their last real token.
+    Returns the fed tokens (B, steps). Rows padded on the right continue from their last real token.
     """
     logits = session.prefill()
     last = last_real_token(inputs["attention_mask"])  # (B,)
@@ -75,12 +75,12 @@ def run_steps(session: Session, inputs: TensorMap, tokens: Tensor | None, *, ste
 
 
 def last_real_token(attention_mask: Tensor) -> Tensor:
-    """(B, S) to (B,): the place of each row's last token that is no padding."""
+    """Return the index (B,) of each row's last token that is not padding, from the mask (B, S)."""
     return attention_mask.shape[1] - 1 - attention_mask.flip(1).int().argmax(dim=1)
 
 
 def tower_inputs(inputs: TensorMap) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pixels and grids of the pictures, then of the videos, as far as there are any."""
+    """Yield pixels and grids of the pictures, then of the videos, if there are any."""
     for pixels, grids in (("pixel_values", "image_grid_thw"), ("pixel_values_videos", "video_grid_thw")):
         if pixels in inputs:
             yield inputs[pixels], inputs[grids]

@@ -8,5 +8,5 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def dtype_word(dtype: torch.dtype) -> str:
-    """torch.float32 -> float32"""
+    """Return the name of a dtype: torch.float32 -> float32."""
     return str(dtype).removeprefix("torch.")

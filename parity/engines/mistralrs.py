@@ -1,7 +1,7 @@
-"""mistral.rs as an engine: greedy tokens and log-probabilities from its Python wheel, in a process of its own.
+"""mistral.rs as an engine. Its Python wheel gives greedy tokens and log-probabilities in a separate process.
 
 The wheel prints to stdout and aborts the process on some errors, so it is never loaded into the harness itself.
-Run as a module, this file is that process: a JSON request on stdin, the answer in the file that it names.
+That process runs this module: it reads a JSON request from stdin, and writes the answer to the file named in it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from parity.core.errors import ParityError
 from parity.engines.questions import Answer, Question, Token
 
 _SECONDS = 600
-_TOP = 5  # log-probabilities of so many tokens at each place
+_TOP = 5  # number of log-probabilities for each token
 
 
 class MistralRs:
-    """mistral.rs on the CPU in float32, one question after the other."""
+    """mistral.rs on the CPU in float32. Questions are asked one by one."""
 
     @property
     def title(self) -> str:
@@ -38,18 +38,18 @@ class MistralRs:
         return None
 
     def reads_mp4(self) -> bool:
-        """It decodes MP4 with the ffmpeg program."""
+        """Return whether the ffmpeg program is installed, with which it decodes MP4."""
         return shutil.which("ffmpeg") is not None
 
     def answer(
         self, folder: Path, questions: Sequence[Question], *, max_new_tokens: int, ignore_end: bool = False
     ) -> list[Answer]:
-        """Raises ParityError when the wheel is not installed, or when its process fails."""
+        """Answer the questions. Raises ParityError if the wheel is not installed, or if its process fails."""
         why = self.unavailable()
         if why is not None:
             raise ParityError(why)
         if not (folder / "config.json").is_file():
-            # The engine would take the name for a hub id and go to the network.
+            # The engine would treat the name as a hub id and use the network.
             raise ParityError(f"{folder / 'config.json'} does not exist; give a checkpoint folder")
         request = {
             "folder": str(folder.resolve()),
@@ -76,7 +76,7 @@ class MistralRs:
 
 
 def _run(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Answer a request in a process of its own."""
+    """Answer a request in a separate process."""
     folder = request["folder"]
     # Its CPU cache is float16 unless told otherwise.
     environment = {**os.environ, "MISTRALRS_CPU_KV_F32": "1"}
@@ -84,7 +84,7 @@ def _run(request: dict[str, Any]) -> list[dict[str, Any]]:
         answer_file = Path(work) / "answer.json"
         try:
             done = subprocess.run(
-                # -P: a folder of the user's that is called parity must not be imported.
+                # -P: do not import a folder of the user that is called parity.
                 [sys.executable, "-P", "-m", "parity.engines.mistralrs"],
                 input=json.dumps({**request, "answer": str(answer_file)}),
                 capture_output=True,
@@ -105,7 +105,7 @@ def _run(request: dict[str, Any]) -> list[dict[str, Any]]:
 def _serve(request: dict[str, Any]) -> None:
     import mistralrs as wheel
 
-    # Its type stubs know neither the subclasses of Which nor lists of content parts.
+    # Its type stubs lack the subclasses of Which and lists of content parts.
     engine: Any = wheel
     runner = engine.Runner(
         which=engine.Which.MultimodalPlain(

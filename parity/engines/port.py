@@ -1,4 +1,4 @@
-"""The from-scratch port as an engine: its processor, its model and its weights.
+"""The port as an engine: its processor, its model and its weights.
 
 Shape legend
     B, S, V   batch, prompt tokens, vocabulary
@@ -30,7 +30,7 @@ _OTHER_STEPS = 2  # decode steps of the other requests
 
 
 def replacing(sink: Sink) -> Callable[[str, Tensor], Tensor]:
-    """A listener for the port's taps: what ``sink`` returns replaces the value, None leaves it."""
+    """Return a listener for the port's taps. A tensor that ``sink`` returns replaces the value."""
 
     def listen(name: str, tensor: Tensor) -> Tensor:
         replaced = sink(name, tensor)
@@ -48,13 +48,13 @@ class PortProcessor:
         self.processor = processor
 
     def process(self, batch: MediaBatch, sink: Sink) -> None:
-        """Process the batch, every value under its seam's name to ``sink``."""
+        """Process the batch, and send every value with its seam's name to ``sink``."""
         with listening(replacing(sink)):
             self.processor(batch.conversations, padding_side=batch.padding_side)
 
 
 class PortEngine:
-    """The port's model; ``chunk`` is how many tokens it prefills at once, None all of them."""
+    """The port's model. ``chunk`` is the number of tokens that it prefills at once; None: all."""
 
     name, detail = "port", VERSION
 
@@ -114,14 +114,14 @@ class BusyPortEngine(PortEngine):
         return _Interrupted(super().session(inputs, steps=steps), lambda: self._serve(self._others.between))
 
     def _serve(self, requests: Sequence[TensorMap]) -> None:
-        with listening(lambda _name, tensor: tensor):  # the listener of the traced request must not hear them
+        with listening(lambda _name, tensor: tensor):  # the sink of the traced request must not get their values
             for inputs in requests:
-                with suppress(Exception):  # what breaks on them too is judged on the traced request
+                with suppress(Exception):  # the same error in the traced request is judged there
                     run_steps(super().session(inputs, steps=_OTHER_STEPS), inputs, None, steps=_OTHER_STEPS)
 
 
 class _Interrupted:
-    """A session with something in between its prefill and its first decode step."""
+    """A session that runs something else between its prefill and its first decode step."""
 
     def __init__(self, session: Session, between: Callable[[], None]) -> None:
         self._session = session
@@ -138,7 +138,7 @@ class _Interrupted:
 
 
 class PortWeights:
-    """The port's tensors, loaded from a checkpoint at the checkpoint's own dtype when they are asked for."""
+    """The port's tensors. They are loaded when needed, in the checkpoint's own dtype."""
 
     name, detail = "port", "its own tensors"
 
@@ -147,9 +147,9 @@ class PortWeights:
 
     @torch.no_grad()
     def send(self, patches: Tensor, sink: Sink, *, head: bool) -> None:
-        """Every tensor to ``sink`` under its checkpoint name, then the patch embedding's convolution of ``patches``.
+        """Send every tensor with its checkpoint name to ``sink``, then the patch embedding of ``patches``.
 
-        ``head``: a tied model, too, gives its matrix as ``lm_head.weight``. Raises as ``load_model`` does.
+        With ``head``, a tied model also sends its matrix as ``lm_head.weight``. Raises the errors of ``load_model``.
         """
         model = load_model(self.folder, dtype=DTYPES[self.dtype])
         for name, tensor in tensors_of(model).items():
@@ -159,7 +159,7 @@ class PortWeights:
 
 
 def tensors_of(model: Qwen3VL) -> dict[str, Tensor]:
-    """The port's tensors under their checkpoint names and in their checkpoint shapes."""
+    """Return the port's tensors with their names and shapes in the checkpoint."""
     tensors: dict[str, Tensor] = {checkpoint_name(name): parameter for name, parameter in model.named_parameters()}
     tensors[CONVOLUTION_WEIGHT] = model.model.visual.patch_embed.proj.weight()
     tensors[LM_HEAD] = model.output_weight()
@@ -167,12 +167,12 @@ def tensors_of(model: Qwen3VL) -> dict[str, Tensor]:
 
 
 def port_processor(folder: Path) -> Processor:
-    """The port's processor, which writes videos into prompts as the installed transformers does."""
+    """Load the port's processor. It writes videos into prompts as the installed transformers does."""
     return Processor.load(folder, video_style="inside" if transformers_major() >= 5 else "in place")
 
 
 class PortAnswers:
-    """The port as an engine that answers questions, with its own processor and generation, in float32."""
+    """The port as an engine that answers questions. It uses its own processor and generation, in float32."""
 
     title = "port"
 

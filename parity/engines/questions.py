@@ -1,4 +1,4 @@
-"""Questions about pictures and videos, and the answers of an engine that gives tokens but no seams."""
+"""Questions about pictures and videos, and the interface of engines that answer them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Question:
     videos: Sequence[Path] = ()
 
     def message(self) -> dict[str, Any]:
-        """As processors take it."""
+        """The question as a message for a processor."""
         media = [
             {"type": kind, kind: path}
             for kind, paths in (("image", self.images), ("video", self.videos))
@@ -30,7 +30,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token; ``top`` maps the likeliest token ids at its place to log-probabilities, where known."""
+    """One generated token. ``top`` maps the likeliest token ids at its place to log-probabilities, if known."""
 
     token_id: int
     top: Mapping[int, float] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine generated greedily; ``prompt_tokens`` counts the tokens of its prompt."""
+    """The greedy answer of an engine. ``prompt_tokens`` is the number of tokens in its prompt."""
 
     tokens: Sequence[Token]
     text: str
@@ -46,7 +46,7 @@ class Answer:
 
     @classmethod
     def of_tokens(cls, token_ids: Sequence[int], text: str, prompt_tokens: int) -> Answer:
-        """An answer without log-probabilities."""
+        """Make an answer without log-probabilities."""
         return cls([Token(token_id) for token_id in token_ids], text, prompt_tokens)
 
 
@@ -59,23 +59,23 @@ class AnsweringEngine(Protocol):
         ...
 
     def unavailable(self) -> str | None:
-        """Why it cannot run here, with the way out; None where it can."""
+        """Return why it cannot run here and what to do, or None if it can."""
         ...
 
     def reads_mp4(self) -> bool:
-        """Whether it can read MP4 files here; otherwise it is given GIF files."""
+        """Return whether it can read MP4 files here. Otherwise it gets GIF files."""
         ...
 
     def answer(
         self, folder: Path, questions: Sequence[Question], *, max_new_tokens: int, ignore_end: bool = False
     ) -> list[Answer]:
-        """One answer for each question, by the checkpoint in ``folder``. Raises ParityError where it fails.
+        """Answer each question with the checkpoint in ``folder``. Raises ParityError if it fails.
 
-        ``ignore_end``: an end token does not end the answer.
+        With ``ignore_end``, an end token does not end the answer.
         """
         ...
 
 
 def in_batches(questions: Sequence[Question], answer: Callable[[Sequence[Question]], list[Answer]]) -> list[Answer]:
-    """All answers, a few questions at a time."""
+    """Return all answers, asking a few questions at a time."""
     return [found for at in range(0, len(questions), _BATCH) for found in answer(questions[at : at + _BATCH])]

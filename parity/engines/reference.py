@@ -1,4 +1,4 @@
-"""The reference as an engine, in its correct variants and in true float64.
+"""The reference as an engine, in several correct variants and in true float64.
 
 Shape legend
     B, S, V   batch, prompt tokens, vocabulary
@@ -31,8 +31,9 @@ from reference.processor import Part, ReferenceProcessor
 class ReferenceEngine:
     """The reference, in one of its correct variants.
 
-    ``nudge`` (a seed) moves pixels and token embeddings by one ulp, up or down; ``threads`` sets the threads of a
-    traced run. Both leave a correct computation; what they change is noise. ``exact`` traces in true float64.
+    ``nudge`` (a seed) moves pixels and token embeddings by one ulp, up or down; ``threads`` sets the number of threads
+    of a traced run. The computation stays correct with both; they only change the noise. ``exact`` traces in true
+    float64.
     """
 
     model: ReferenceModel
@@ -48,7 +49,7 @@ class ReferenceEngine:
 
     @property
     def variant(self) -> str:
-        """What sets this run apart, in words."""
+        """A description of this variant."""
         parts: list[str] = [self.attention]
         if self.exact:
             parts.append("true float64")
@@ -72,7 +73,7 @@ class ReferenceEngine:
             if self.exact:
                 stack.enter_context(true_float64(self.model))
             if self.nudge is not None:
-                # Before the capture, so that the seams show the moved inputs.
+                # Registered before the capture, so that the seams show the moved inputs.
                 _nudge_inputs(self.model.model, self.nudge, stack)
             stack.enter_context(capturing(self.model, sink))
             if self.threads is not None:
@@ -124,14 +125,14 @@ def _nudge_inputs(model: Any, seed: int, stack: ExitStack) -> None:
 
 
 def moved(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Every number replaced by a neighbouring float, above or below at random."""
+    """Return the tensor with every number replaced by the next float above or below, at random."""
     up = torch.rand(tensor.shape, generator=generator) < 0.5
     target = torch.where(up, torch.inf, -torch.inf).to(tensor.dtype)
     return torch.nextafter(tensor, target)
 
 
 class ReferenceAnswers:
-    """transformers as an engine that answers questions: its processor, its ``generate``, sdpa, in float32."""
+    """The reference as an engine that answers questions: its processor and ``generate``, with sdpa, in float32."""
 
     def __init__(self) -> None:
         self.title = f"transformers {transformers.__version__}"

@@ -1,6 +1,6 @@
-"""Every engine that answers questions, by the name that commands use.
+"""All engines that answer questions, by the names that commands use.
 
-To add one: a file in this folder with a class that follows ``questions.AnsweringEngine``, and a line here.
+To add an engine, write a class that follows ``questions.AnsweringEngine`` in this folder, and add a line here.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from importlib import import_module
 from parity.core.errors import ParityError
 from parity.engines.questions import AnsweringEngine
 
-# Module and class: an engine's own packages are imported when it runs.
+# Module and class. An engine's packages are only imported when it is used.
 _PLACES = {
     "reference": "parity.engines.reference:ReferenceAnswers",
     "port": "parity.engines.port:PortAnswers",
     "mistralrs": "parity.engines.mistralrs:MistralRs",
 }
-# The two that are judged; all others are measured.
+# These two are judged; all others are only measured.
 JUDGED = ("reference", "port")
 NAMES = tuple(_PLACES)
 FOREIGN = tuple(name for name in NAMES if name not in JUDGED)
 
 
 def engine(name: str) -> AnsweringEngine:
-    """A fresh engine. Raises ParityError naming the engines that there are."""
+    """Make an engine. Raises ParityError for an unknown name, and lists the known ones."""
     if name not in _PLACES:
         raise ParityError(f"there is no engine {name!r}; choose from {', '.join(NAMES)}")
     module, _, attribute = _PLACES[name].partition(":")

@@ -1,4 +1,4 @@
-"""The phases in which mistral.rs integrated Qwen3-VL; a milestone is a phase with the cases that it must pass."""
+"""The phases of mistral.rs' integration of Qwen3-VL. A milestone is a phase with the cases that it must pass."""
 
 from __future__ import annotations
 

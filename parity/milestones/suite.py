@@ -1,4 +1,4 @@
-"""The standard suite: every case, its phase, and a verdict per phase. A case that did not run is no pass."""
+"""The standard suite: every case with its phase, and a verdict per phase. A case that did not run does not pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reference.errors import ReferenceModelError
 
 @dataclass(frozen=True)
 class CaseSummary:
-    """One line of a suite; ``report`` is where the case's own report lies, relative to the suite's."""
+    """One line of a suite. ``report`` is the path of the case's report, relative to the suite's report."""
 
     case: Case
     judgement: Judgement
@@ -30,13 +30,13 @@ class CaseSummary:
 
     @property
     def ran(self) -> bool:
-        """Whether anything was compared."""
+        """Return whether anything was compared."""
         return self.judgement.seams_compared > 0
 
 
 @dataclass(frozen=True)
 class PhaseVerdict:
-    """A phase over the cases that it needs; those that did not run count against it."""
+    """The verdict of a phase over its cases. It is never PARITY if one of them did not run."""
 
     phase: int
     title: str
@@ -54,9 +54,9 @@ def run_suite(
     progress: Callable[[Case, str], None],
     finished: Callable[[CaseRun], str | None],
 ) -> list[CaseSummary]:
-    """Run the cases in order. One that cannot be run becomes an INVALID line with its error, and the rest go on.
+    """Run the cases in order. A case that cannot run becomes an INVALID line with its error; the others still run.
 
-    ``finished`` may write a case's report; it returns where the report lies.
+    ``finished`` may write a case's report, and returns its path.
     """
     summaries = []
     for case in cases:
@@ -74,18 +74,18 @@ def run_suite(
 
 
 def suite_verdict(summaries: Sequence[CaseSummary], every: Sequence[Case]) -> tuple[Verdict, str]:
-    """The verdict over the cases that were asked for, with its reason; fewer than ``every`` case is INCOMPLETE."""
+    """Return verdict and reason over the selected cases. INCOMPLETE if they are not ``every`` case of the suite."""
     verdict = combine([summary.judgement.verdict for summary in summaries])
     failed = [summary.case.name for summary in summaries if summary.judgement.verdict is not Verdict.PARITY]
     if failed:
         return verdict, f"{len(failed)} of {len(summaries)} cases failed: {', '.join(failed)}"
     if len(summaries) < len(every):
-        return Verdict.INCOMPLETE, f"only {len(summaries)} of {len(every)} cases were asked for; those are at parity"
+        return Verdict.INCOMPLETE, f"only {len(summaries)} of {len(every)} cases were selected; those are at parity"
     return verdict, f"all {len(summaries)} cases of all {len(PHASES)} phases are at parity"
 
 
 def phase_verdicts(summaries: Sequence[CaseSummary], cases: Sequence[Case]) -> list[PhaseVerdict]:
-    """One verdict per phase over ``cases``, the cases that the phase needs."""
+    """Return a verdict for each phase over its cases among ``cases``."""
     return [_phase_verdict(phase, summaries, [case for case in cases if case.phase == phase]) for phase in PHASES]
 
 

@@ -1,7 +1,7 @@
-"""Relations that a correct port keeps whatever its weights, without any reference.
+"""Relations that a correct port keeps with any weights. They need no reference.
 
-A failure is a command: ``parity metamorphic RELATION --spec '{...}'``. All runs are float64, where a correct port keeps
-every relation to 1e-12.
+A failing test prints a command that runs the example again, ``parity metamorphic RELATION --spec '{...}'``. All runs
+are float64, in which a correct port keeps every relation to 1e-12.
 
 Shape legend
     B, S   batch, tokens
@@ -18,12 +18,12 @@ from parity.core.verdict import Verdict
 from parity.relations.spec import END_ID, FIRST_WORD, IMAGE_ID, Picture, Spec, batch, build, pixels_of
 from parity.relations.tower import tower_features, turn_pixels, turn_tower
 
-# Float64 noise of these small models is 1e-14 to 1e-13 per row.
+# The float64 noise of these small models is 1e-14 to 1e-13 per row.
 AGREEMENT = 1e-10
 
 
 def decode_is_forward(spec: Spec) -> float:
-    """Prefill and cached decoding of further words give what one full forward gives. Worst row error."""
+    """Prefill and cached decoding give the same logits as one full forward. Returns the worst row error."""
     model = build(spec)
     inputs = batch(spec, model, spec.rows)
     words = torch.arange(FIRST_WORD, FIRST_WORD + 3).repeat(len(spec.rows), 1)  # (B, 3)
@@ -38,7 +38,7 @@ def decode_is_forward(spec: Spec) -> float:
 
 
 def chunks_are_whole(spec: Spec) -> float:
-    """A prefill in chunks of ``cut`` gives the logits of a whole one."""
+    """A prefill in chunks of ``cut`` gives the same logits as a prefill at once."""
     model = build(spec)
     inputs = batch(spec, model, spec.rows)
     size = inputs.input_ids.shape
@@ -49,7 +49,7 @@ def chunks_are_whole(spec: Spec) -> float:
 
 
 def rows_are_alone(spec: Spec) -> float:
-    """Every row of a batch gives what it gives alone, whatever its neighbours and the padding side."""
+    """A row of a batch gives the same logits as alone, with any other rows and any padding side."""
     model = build(spec)
     inputs = batch(spec, model, spec.rows)
     together = model(inputs)
@@ -61,7 +61,7 @@ def rows_are_alone(spec: Spec) -> float:
 
 
 def rows_can_trade_places(spec: Spec) -> float:
-    """The batch with its rows rotated by ``cut`` gives its logits rotated."""
+    """If the rows of a batch are rotated by ``cut``, its logits are rotated too."""
     model = build(spec)
     shift = spec.cut % len(spec.rows)
     turned = [*spec.rows[shift:], *spec.rows[:shift]]
@@ -71,7 +71,7 @@ def rows_can_trade_places(spec: Spec) -> float:
 
 
 def pictures_are_alone(spec: Spec) -> float:
-    """The tower gives each picture's features whatever pictures come before and after it."""
+    """The features of a picture do not depend on the pictures before and after it."""
     model = build(spec)
     pictures = [part for row in spec.rows for part in row if isinstance(part, Picture)]
     if not pictures:
@@ -83,7 +83,7 @@ def pictures_are_alone(spec: Spec) -> float:
 
 
 def padding_is_unseen(spec: Spec) -> float:
-    """What token stands under the padding changes nothing."""
+    """The logits do not depend on the token ids at padding."""
     model = build(spec)
     first = batch(spec, model, spec.rows, padding=END_ID)
     second = batch(spec, model, spec.rows, padding=IMAGE_ID)
@@ -92,7 +92,7 @@ def padding_is_unseen(spec: Spec) -> float:
 
 
 def transposed_picture(spec: Spec) -> float:
-    """A picture turned over its diagonal, under weights turned likewise, gives the turned features."""
+    """A transposed picture with transposed weights gives the transposed features."""
     model = build(spec)
     pictures = [part for row in spec.rows for part in row if isinstance(part, Picture)]
     if not pictures:
@@ -120,17 +120,17 @@ RELATIONS: dict[str, Callable[[Spec], float]] = {
 
 
 def check(relation: str, spec: Spec) -> tuple[float, Verdict]:
-    """The worst row error of a relation on one example, and whether the port keeps it."""
+    """Return the worst row error of a relation on one example, and whether the port keeps it."""
     with torch.no_grad():
         worst = RELATIONS[relation](spec)
     return worst, Verdict.PARITY if worst <= AGREEMENT else Verdict.DIVERGED
 
 
 def command(relation: str, spec: Spec) -> str:
-    """The command that runs one example again."""
+    """Return the command that runs one example again."""
     return f"parity metamorphic {relation} --spec '{spec.to_json()}'"
 
 
 def _worst(found: Tensor, wanted: Tensor) -> float:
-    """Largest relative error of a row (last dim)."""
+    """Return the largest relative error of a row (last dim)."""
     return float(((found - wanted).norm(dim=-1) / wanted.norm(dim=-1)).max())

@@ -1,4 +1,4 @@
-"""An example of a relation: a config, weights by seed, and a batch, all of it plain JSON.
+"""An example of a relation: a config, a seed for the weights, and a batch. It can be written as JSON.
 
 Shape legend
     B, S   batch, tokens;  N   patches;  P   patch size;  T   temporal patch size
@@ -21,7 +21,7 @@ IMAGE_ID, VIDEO_ID, START_ID, END_ID, FIRST_WORD = 0, 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class Picture:
-    """A grid after merging: frames, rows, columns. More than one frame makes it a video."""
+    """A grid after merging: frames, rows, columns. With more than one frame it is a video."""
 
     t: int
     h: int
@@ -30,7 +30,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Spec:
-    """One example. ``rows`` are lists of words (token ids) and pictures; ``cut`` is where relations split things."""
+    """One example. ``rows`` are lists of words (token ids) and pictures. ``cut`` is used by relations that split."""
 
     seed: int
     vision: Mapping[str, Any]
@@ -45,14 +45,14 @@ class Spec:
 
     @classmethod
     def from_json(cls, text: str) -> Spec:
-        """Raises ValueError, KeyError or TypeError for anything but what ``to_json`` gives."""
+        """Read an example. Raises ValueError, KeyError or TypeError if ``to_json`` could not have written the text."""
         raw = json.loads(text)
         rows = [[Picture(**part) if isinstance(part, dict) else part for part in row] for row in raw.pop("rows")]
         return cls(**raw, rows=rows)
 
 
 def build(spec: Spec) -> Qwen3VL:
-    """The port with seeded weights that keep every part alive."""
+    """Build the port with seeded weights in which every part influences the logits."""
     config = Qwen3VLConfig.from_dict(
         {
             "model_type": "qwen3_vl",
@@ -82,7 +82,7 @@ def build(spec: Spec) -> Qwen3VL:
 
 
 def batch(spec: Spec, model: Qwen3VL, rows: Sequence[Sequence[int | Picture]], *, padding: int = END_ID) -> Inputs:
-    """Rows to one padded batch. A picture's pixels depend on the seed and its own place in ``spec.rows`` alone."""
+    """Make one padded batch. A picture's pixels depend only on its grid."""
     merge = model.config.vision.spatial_merge_size
     ids = [[token for part in row for token in _tokens(part)] for row in rows]
     longest = max(map(len, ids))
@@ -110,7 +110,7 @@ def _tokens(part: int | Picture) -> list[int]:
 
 
 def pixels_of(picture: Picture, model: Qwen3VL) -> Tensor:
-    """(N, channels*T*P*P) in [-1, 1], the same for the same grid."""
+    """Return pixels (N, channels*T*P*P) in [-1, 1]. The same grid gives the same pixels."""
     vision = model.config.vision
     count = picture.t * picture.h * picture.w * vision.spatial_merge_size**2
     generator = torch.Generator().manual_seed(picture.t * 10007 + picture.h * 101 + picture.w)

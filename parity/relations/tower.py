@@ -1,4 +1,4 @@
-"""The vision tower in relations: its features, and rows and columns exchanged in everything that knows them.
+"""The vision tower in relations: its features, and the transposition of its pixels and weights.
 
 Shape legend
     N, F   patches, merged patches;  P   patch size;  T   temporal patch size;  m   spatial merge
@@ -18,7 +18,7 @@ from port.grid import merge_order
 
 
 def tower_features(model: Qwen3VL, pictures: Sequence[Picture], pixels: Tensor | None = None) -> Tensor:
-    """(1 + taps, F, O): the merged features and those of every DeepStack tap."""
+    """Return (1 + taps, F, O): the merged features and those of every DeepStack tap."""
     merge = model.config.vision.spatial_merge_size
     grid = torch.tensor([[p.t, p.h * merge, p.w * merge] for p in pictures])
     given = torch.cat([pixels_of(picture, model) for picture in pictures]) if pixels is None else pixels
@@ -28,7 +28,7 @@ def tower_features(model: Qwen3VL, pictures: Sequence[Picture], pixels: Tensor |
 
 
 def turn_pixels(pixels: Tensor, picture: Picture, model: Qwen3VL) -> Tensor:
-    """Patches (N, ...) of a picture to those of its transpose, each patch transposed too, both in merge order."""
+    """Turn patches (N, ...) of a picture into those of its transpose, both in merge order. Transposes each patch."""
     vision = model.config.vision
     rows, columns = picture.h * vision.spatial_merge_size, picture.w * vision.spatial_merge_size
     at_row, at_column = merge_order(rows, columns, vision.spatial_merge_size)
@@ -42,9 +42,9 @@ def turn_pixels(pixels: Tensor, picture: Picture, model: Qwen3VL) -> Tensor:
 
 
 def turn_tower(model: Qwen3VL) -> None:
-    """Exchange rows and columns in everything in the tower that knows them."""
+    """Exchange rows and columns in all weights of the tower that depend on them."""
     vision, visual = model.config.vision, model.model.visual
-    block: Any  # nn.ModuleList does not say what it holds
+    block: Any  # nn.ModuleList has no type for its modules
     proj = visual.patch_embed.proj
     proj.matrix.copy_(proj.weight().transpose(3, 4).reshape_as(proj.matrix))
     side = vision.grid_side

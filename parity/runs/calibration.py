@@ -1,9 +1,9 @@
-"""Calibrating m: what correct runs need, so that none is called wrong.
+"""Calibrates m, so that no correct run is called wrong.
 
-Every case is run in true float64 and then by many correct engines: the reference's variants, further ones that made
-no floor, and the port. Each is judged by four floors, as a subject is: a variant that made one of them by the other
-three and a stand-in's, which differs from it by its nudge or its threads. The largest m that any row of any run needs
-is the smallest m without a false alarm.
+Every case is run in true float64, and then by many correct engines: the reference's variants, further variants that
+made no floor, and the port. Each is judged by the floors of four runs, like a subject. A variant must not be judged by
+a floor that it made itself. A stand-in replaces it there, which differs from it by its nudge or its threads. The
+largest m that any row of any run needs is the smallest m without a false alarm.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Rows = dict[SeamKey, np.ndarray]
 
 @dataclass(frozen=True)
 class Need:
-    """What one correct run of one case needs; ``m`` is 0 where ulps alone cover it."""
+    """The m that one correct run of one case needs. It is 0 if the gate's ulps are enough."""
 
     case: str
     run: str
@@ -44,7 +44,7 @@ class Need:
 
 
 def stand_ins(model: ReferenceModel) -> list[ModelEngine]:
-    """One for each of ``floor_variants``, in their order: as much like it as another run can be."""
+    """Return a similar run for each of ``floor_variants``, in the same order."""
     return [
         ReferenceEngine(model, "eager", threads=1),
         ReferenceEngine(model, "sdpa", threads=1),
@@ -54,7 +54,7 @@ def stand_ins(model: ReferenceModel) -> list[ModelEngine]:
 
 
 def further_runs(model: ReferenceModel, port: Qwen3VL) -> list[ModelEngine]:
-    """Correct runs that neither make a floor nor stand in for one that does."""
+    """Return correct runs that neither make a floor nor are stand-ins."""
     return [
         ReferenceEngine(model, "sdpa", nudge=11),
         ReferenceEngine(model, "eager", nudge=12, threads=1),
@@ -68,7 +68,7 @@ GATES: Mapping[str, FloatGate] = {"accumulated": DEFAULT_GATE, "isolated": ISOLA
 
 @dataclass(frozen=True)
 class Summary:
-    """What all correct runs need in one of the two comparisons; ``worst`` are all needs, the largest first."""
+    """The m that all correct runs need in one of the two comparisons. ``worst`` has all needs, the largest first."""
 
     gate: FloatGate
     smallest_m: float
@@ -77,7 +77,7 @@ class Summary:
 
 
 def calibrate(cases: Sequence[Case], loader: Loader, *, dtype: str, seeds: int, progress: Progress) -> list[Need]:
-    """What every correct run of every case needs, on ``seeds`` checkpoints of each case."""
+    """Return the need of every correct run of every case, on ``seeds`` checkpoints of each case."""
     found: list[Need] = []
     for seed in range(seeds):
         for case in cases:
@@ -86,7 +86,7 @@ def calibrate(cases: Sequence[Case], loader: Loader, *, dtype: str, seeds: int, 
             if isinstance(spec, SeededCheckpoint):
                 spec = replace(spec, seed=seed)
             elif seed:
-                continue  # there is but one
+                continue  # there is only one trained model
             folder = loader.checkpoint(spec)
             inputs = loader.inputs(replace(case, chunk=None), folder)
             model, port = loader.reference(folder, dtype), loader.port(folder, dtype)
@@ -95,7 +95,7 @@ def calibrate(cases: Sequence[Case], loader: Loader, *, dtype: str, seeds: int, 
 
 
 def summaries(found: Sequence[Need]) -> dict[str, Summary]:
-    """The needs of each comparison, against its gate."""
+    """Summarize the needs of each comparison, with its gate."""
     made = {}
     for isolation, gate in GATES.items():
         worst = sorted((need for need in found if need.isolation == isolation), key=lambda need: need.m, reverse=True)
@@ -104,7 +104,7 @@ def summaries(found: Sequence[Need]) -> dict[str, Summary]:
 
 
 def needs(inputs: CaseInputs, stage: ModelStage, *, model: ReferenceModel, port: Qwen3VL) -> list[Need]:
-    """Every correct run of a case, in both comparisons."""
+    """Return the needs of all correct runs of a case, in both comparisons."""
     found = []
     standard = floor_variants(model)
     for isolation, instead in (("accumulated", None), ("isolated", stage.yardstick.trace)):
@@ -125,7 +125,7 @@ def _name(engine: ModelEngine) -> str:
 
 
 def _row_errors(engine: ModelEngine, inputs: CaseInputs, stage: ModelStage, instead: Trace | None) -> Rows:
-    """Relative error of every row of every float value; NaN at padding."""
+    """Return the relative error of every row of every float value. NaN at padding."""
     rows: Rows = {}
     trace = stage.yardstick.trace
     entries = trace.entries()
@@ -159,7 +159,7 @@ def _need(
     floors: Sequence[Mapping[SeamKey, np.ndarray]],
     stage: ModelStage,
 ) -> Need:
-    """``GATES`` gives the ulps; its m is not used."""
+    """Return the need of a run. Of ``GATES``, only the ulps are used, not the m."""
     worst, at, count = 0.0, "", 0
     for key, errors in rows.items():
         entry = stage.yardstick.trace.entries()[key]

@@ -1,4 +1,4 @@
-"""Running the port through a case: its stages in order, then one verdict. Data in, data out."""
+"""Runs the port on a case: all its stages in order, then one verdict. Nothing is printed or written here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from port import PortError
 
 @dataclass(frozen=True)
 class Result:
-    """The findings of all stages and what they add up to. ``error`` is what the subject raised, where it did."""
+    """The findings of all stages and their verdict. ``error`` is what the subject raised, if it did."""
 
     findings: list[Finding]
     judgement: Judgement
@@ -41,10 +41,10 @@ class Result:
 
 @dataclass
 class CaseRun:
-    """A case that ran: its result, and what a report shows beside it.
+    """A case that ran: its result, and other data for the report.
 
-    ``dtype`` is the subject's. ``inputs`` is None where the case has weights alone. ``subject`` is the port's model
-    where it was run and loaded.
+    ``dtype`` is the subject's. ``inputs`` is None if the case has only the weights stage. ``subject`` is the port's
+    model, if the case runs it and it could be loaded.
     """
 
     case: Case
@@ -52,7 +52,7 @@ class CaseRun:
     dtype: str
     config: dict[str, Any]
     result: Result
-    own_checkpoint: bool = True  # the folder is the case's own checkpoint, not one that the user named
+    own_checkpoint: bool = True  # whether the folder is the case's own checkpoint, not one that the user named
     stages: list[Stage[Any]] = field(default_factory=list)
     inputs: CaseInputs | None = None
     subject: PortEngine | None = None
@@ -60,17 +60,17 @@ class CaseRun:
 
     @property
     def model(self) -> ModelStage | None:
-        """The model stage, where the case has one."""
+        """The model stage, if the case has one."""
         return next((stage for stage in self.stages if isinstance(stage, ModelStage)), None)
 
     @property
     def floor_runs(self) -> list[str]:
-        """The correct runs that made the floors, of all stages."""
+        """The correct runs that made the floors of all stages."""
         return [run for stage in self.stages for run in stage.yardstick.runs]
 
     @property
     def forwards(self) -> int:
-        """Forward passes of the model: the yardstick once; every floor run and the subject twice."""
+        """Number of forwards of the model. The yardstick runs once; every floor run and the subject run twice."""
         if self.inputs is None or self.model is None:
             return 0
         steps = self.case.decode_steps + 1
@@ -86,10 +86,10 @@ def run_case(
     progress: Progress = lambda _what: None,
     store: TraceStore = NOT_KEPT,
 ) -> CaseRun:
-    """Run the port through a case; ``folder`` is a checkpoint to take in the place of the case's own.
+    """Run the port on a case. ``folder`` is a checkpoint to use instead of the case's own.
 
-    A subject that refuses the input or breaks has failed the case: its error becomes part of the verdict. Raises
-    ParityError and the rooms' own errors where the case cannot be run at all.
+    If the subject raises, it has failed the case, and its error becomes part of the verdict. Raises ParityError,
+    or an error of another room such as ReferenceModelError, if the case cannot be run at all.
     """
     own = folder is None
     checkpoint = loader.checkpoint(case.checkpoint) if folder is None else folder
@@ -104,7 +104,7 @@ def run_case(
     try:
         subjects = [subject_of(stage, case, loader, dtype=dtype, folder=checkpoint) for stage in stages]
     except PortError as error:
-        # The checkpoint is sound, the reference has just run on it: refusing it is the port's failure.
+        # The reference has just run on this checkpoint, so it is valid. If the port refuses it, the port has failed.
         run.result = Result.of(not_loaded(stages, error))
         return run
     run.subject = next((subject for subject in subjects if isinstance(subject, PortEngine)), None)
@@ -128,7 +128,7 @@ def prepare_stages(
     progress: Progress = lambda _what: None,
     store: TraceStore = NOT_KEPT,
 ) -> tuple[CaseInputs | None, list[Stage[Any]]]:
-    """The case's stages with their yardsticks; ``own``: the folder is the case's own checkpoint."""
+    """Prepare the case's stages with their yardsticks. ``own``: the folder is the case's own checkpoint."""
     inputs: CaseInputs | None = None
     stages: list[Stage[Any]] = []
     if case.stages != ("weights",):
@@ -148,7 +148,7 @@ def prepare_stages(
 
 
 def subject_of(stage: Stage[Any], case: Case, loader: Loader, *, dtype: str, folder: Path) -> Engine:
-    """The port's part of a stage, loaded. Raises PortError where it refuses the checkpoint."""
+    """Load the port's part for a stage. Raises PortError if it refuses the checkpoint."""
     if stage.name == "weights":
         return loader.port_weights(case, folder)
     if stage.name == "processor":
@@ -157,13 +157,13 @@ def subject_of(stage: Stage[Any], case: Case, loader: Loader, *, dtype: str, fol
 
 
 def subject_dtype(case: Case, dtype: str) -> str:
-    """Weights are judged at the checkpoint's own dtype, everything else at the one asked for."""
+    """Return the dtype of the subject. Weights are judged in the checkpoint's own dtype, all else in ``dtype``."""
     return case.checkpoint.dtype if case.stages == ("weights",) else dtype
 
 
 @contextmanager
 def _reference_runs(folder: Path) -> Iterator[None]:
-    """What the reference raises over an input that passed all checks is no defect of the harness."""
+    """Turn errors of the reference on an input that passed all checks into ParityError, not defects of the harness."""
     try:
         yield
     except ParityError:

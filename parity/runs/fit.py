@@ -1,4 +1,4 @@
-"""Checks before a run: inputs that no processor or model could take are refused by name."""
+"""Checks before a run. Inputs that no processor or model could take are refused with a clear message."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from parity.core.errors import ParityError
 from reference.processor import ReferenceProcessor
 
 _PLACEHOLDERS = ("<|image_pad|>", "<|video_pad|>")
-_MAX_ASPECT = 200  # the reference's processor takes no more
+_MAX_ASPECT = 200  # limit of the reference's processor
 
 
 def check_part(source: Source, *, row: int, config: Mapping[str, Any], processor: ReferenceProcessor) -> None:
-    """Refuse, by name, what the processor would refuse without one."""
+    """Refuse inputs that the processor would refuse without naming them. Raises ParityError."""
     if isinstance(source, str):
         for placeholder in _PLACEHOLDERS:
             if placeholder in source:
                 raise ParityError(
-                    f"the prompt of row {row} holds {placeholder}, the place of a picture's features; leave it out, "
-                    "the chat template puts one in for every picture and video"
+                    f"the prompt of row {row} holds {placeholder}, the placeholder of a picture; leave it out, "
+                    "the chat template adds one for every picture and video"
                 )
         return
     if not isinstance(source, Video):
@@ -39,7 +39,7 @@ def check_part(source: Source, *, row: int, config: Mapping[str, Any], processor
 
 
 def _check_video(source: Video, needed: int, processor: ReferenceProcessor) -> tuple[int, int]:
-    """Width and height. Refuses what has too few frames, or so many that those sampled would not fit in memory."""
+    """Return width and height. Refuses videos with too few frames, or with too many sampled frames for memory."""
     header = source.probe()
     if header.frames < needed:
         raise ParityError(
@@ -56,16 +56,16 @@ def _check_video(source: Video, needed: int, processor: ReferenceProcessor) -> t
 
 
 def check_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, decode_steps: int) -> None:
-    """Raise ParityError where ids, grids and pixels contradict each other or config.json, or would not fit in memory.
+    """Raise ParityError if ids, grids and pixels contradict each other or config.json, or do not fit in memory.
 
-    A checkpoint's tokenizer, processor configs and config.json are separate files, and a mixture of two checkpoints'
-    would reach the models as nonsense.
+    A checkpoint's tokenizer, processor configs and config.json are separate files. If they come from different
+    checkpoints, the models' inputs would be meaningless.
     """
     ids, text, vision = tensors["input_ids"], config["text_config"], config["vision_config"]
     if int(ids.max()) >= text["vocab_size"]:
         raise ParityError(
             f"the tokenizer gives token id {int(ids.max())}, config.json has a vocab_size of {text['vocab_size']}; "
-            "they are not of one checkpoint"
+            "they are from different checkpoints"
         )
     length, longest = ids.shape[1] + decode_steps, text.get("max_position_embeddings")
     if longest is not None and length > longest:
@@ -80,7 +80,7 @@ def check_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, decod
     if starts < pictures:
         raise ParityError(
             f"the prompts hold {starts} vision start tokens for {pictures} pictures and videos; vision_start_token_id "
-            f"{start_id} of config.json and the chat template must be of one checkpoint"
+            f"{start_id} of config.json and the chat template must be from the same checkpoint"
         )
     patches = [int(grid[:, 1:].prod(dim=1).max()) for name, grid in tensors.items() if name.endswith("_grid_thw")]
     scores = max(
@@ -88,7 +88,7 @@ def check_fit(tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, decod
         *(vision["num_heads"] * count**2 for count in patches),
         0,
     )
-    # Scores and their softmax are there at once.
+    # Scores and their softmax are in memory at the same time.
     needed, free = 2 * 8 * scores, psutil.virtual_memory().available
     if needed > free:
         raise ParityError(
@@ -107,15 +107,15 @@ def _check_pictures(
     if tokens != features:
         raise ParityError(
             f"the prompts hold {tokens} {kind} tokens (id {token_id} in config.json), the grids make {features} "
-            f"features; {kind}_token_id, the tokenizer and the processor's merge_size must be of one checkpoint"
+            f"features; {kind}_token_id, the tokenizer and the processor's merge_size must be from the same checkpoint"
         )
     if pixels is None:
         return
     numbers = vision["in_channels"] * vision["temporal_patch_size"] * vision["patch_size"] ** 2
     if pixels.shape[1] != numbers:
         raise ParityError(
-            f"the processor gives {pixels.shape[1]} numbers per {kind} patch, vision_config of config.json asks for "
+            f"the processor gives {pixels.shape[1]} numbers per {kind} patch, vision_config of config.json needs "
             f"{numbers}; patch_size and temporal_patch_size must be the same in both"
         )
     if not bool(torch.isfinite(pixels).all()):
-        raise ParityError(f"the processor gives {kind} pixels with NaN or Inf; look at image_mean and image_std")
+        raise ParityError(f"the processor gives {kind} pixels with NaN or Inf; check image_mean and image_std")

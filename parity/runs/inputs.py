@@ -1,4 +1,4 @@
-"""One case, ready to run: the tensors that both sides get."""
+"""Prepares a case: the tensors that both sides get."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from reference.processor import ReferenceProcessor
 class CaseInputs:
     """``tensors`` holds input_ids and attention_mask (B, S), pixels and grids; ``config`` is config.json.
 
-    ``processed`` is how they came about: the media's files and every value of the reference's processor. ``images``
-    are the pictures of all rows in reading order, as decoded, with a title each, for the report.
+    ``processed`` is the processor stage that made them: the media's files and every value of the reference's processor.
+    ``images`` are the decoded pictures of all rows in order, each with a title, for the report.
     """
 
     name: str
@@ -48,7 +48,7 @@ class CaseInputs:
 
     @property
     def expected(self) -> list[Expected]:
-        """The values that both models must give."""
+        """Return the values that both models must give."""
         return expected_model_seams(
             Dimensions.from_config(self.config),
             decode_steps=self.decode_steps,
@@ -57,7 +57,7 @@ class CaseInputs:
         )
 
     def labels(self) -> Labels:
-        """The kinds of all rows of all values."""
+        """Return the kinds of all rows of all values."""
         arrays = {name: to_numpy(tensor) for name, tensor in self.tensors.items()}
         return row_labels(arrays, self.config, decode_steps=self.decode_steps)
 
@@ -70,10 +70,10 @@ def prepare_inputs(
     checkpoint: str | None = None,
     store: TraceStore = NOT_KEPT,
 ) -> CaseInputs:
-    """Bring the media into files and run the reference's processor on them.
+    """Write the media to files and run the reference's processor on them.
 
-    Raises ParityError for media that cannot be read and, where the case's model runs, for inputs that it cannot
-    take: see ``check_fit``.
+    Raises ParityError for media that cannot be read. If the case has the model stage, it also raises for inputs that
+    the model cannot take: see ``check_fit``.
     """
     for index, row in enumerate(case.rows):
         for source in row:
@@ -84,9 +84,9 @@ def prepare_inputs(
     except (ParityError, OSError):
         raise
     except Exception as error:
-        if type(error).__name__ == "SafetensorError":  # a disk that is full, not the input
+        if type(error).__name__ == "SafetensorError":  # the disk is full; the input is not the cause
             raise
-        # Templates and processor configs are the user's files, and what they raise has no common class.
+        # Templates and processor configs are the user's files. Their errors have no common class.
         titles = [part if isinstance(part, str) else part.title for row in case.rows for part in row]
         shown = ", ".join(title if len(title) <= 60 else f"{title[:57]}..." for title in titles)
         raise ParityError(
@@ -108,7 +108,7 @@ def prepare_inputs(
 
 
 def _shown(rows: Sequence[Sequence[Source]], processed: ProcessorStage) -> list[tuple[str, Image.Image]]:
-    """Every picture as the reference decoded it, with a title."""
+    """Return every picture as the reference decoded it, with a title."""
     titles = [
         f"image {number} of row {index} ({source.title})"
         for index, row in enumerate(rows)

@@ -1,4 +1,4 @@
-"""Checkpoints found or made, models and processors loaded once: what several cases share."""
+"""Finds or makes checkpoints, and loads models and processors once for several cases."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PROCESSOR_FILES = (
 
 
 class Loader:
-    """One checkpoint's models at a time: asking for another folder or dtype lets go of the last."""
+    """Keeps the models of one checkpoint. Loading another folder or dtype drops the previous ones."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_folder()
@@ -47,16 +47,16 @@ class Loader:
         self._digests: dict[Path, str] = {}
 
     def checkpoint(self, spec: Checkpoint) -> Path:
-        """The folder of a seeded checkpoint, made if it is not there yet, or of the trained one."""
+        """Return the folder of the trained model, or of a seeded checkpoint, which is made if needed."""
         if isinstance(spec, TrainedCheckpoint):
             return trained_checkpoint()
         return seeded_checkpoint(spec, self.folder)
 
     def for_reference(self, spec: Checkpoint) -> Path:
-        """The folder from which the installed transformers reads the same model.
+        """Return the folder from which the installed transformers reads the same model.
 
-        transformers 4.57 cannot read the rope_parameters dialect, and follows a tie_word_embeddings in text_config.
-        It gets a twin without them: what those cases test is how the port reads the config.
+        transformers 4.57 cannot read the rope_parameters dialect, and uses a tie_word_embeddings in text_config. It
+        gets an equal checkpoint without them. This is enough, as those cases test how the port reads the config.
         """
         if transformers_major() < 5 and not isinstance(spec, TrainedCheckpoint):
             spec = replace(spec, rope_dialect="rope_scaling", text_tie_flag=None)
@@ -76,7 +76,7 @@ class Loader:
         return self._port
 
     def processor(self, folder: str | Path) -> ReferenceProcessor:
-        """The reference's processor, which has no dtype."""
+        """Return the reference's processor. It has no dtype."""
         if self._processors is None or self._processors[0] != str(folder):
             _check_processor_files(Path(folder))
             with _loading(f"the processor of {folder} cannot be loaded"):
@@ -84,7 +84,7 @@ class Loader:
         return self._processors[1]
 
     def inputs(self, case: Case, folder: Path, *, store: TraceStore = NOT_KEPT) -> CaseInputs:
-        """A case's prompts and media through the reference's processor. Raises as ``prepare_inputs`` does."""
+        """Run the reference's processor on a case. Raises the errors of ``prepare_inputs``."""
         return prepare_inputs(
             case,
             processor=self.processor(folder),
@@ -100,18 +100,18 @@ class Loader:
         return self._digests[folder]
 
     def port_processor(self, folder: Path) -> PortProcessor:
-        """The port's processor, loaded anew."""
+        """Load the port's processor."""
         return PortProcessor(port_processor(folder))
 
     def other_requests(self, case: Case, folder: Path) -> OtherRequests:
-        """The requests that the port serves before and between those of the case."""
+        """Prepare the requests that the port serves before and during the case."""
         before, between = (
             [self.inputs(other, folder).tensors for other in requests] for requests in (case.before, case.between)
         )
         return OtherRequests(before, between)
 
     def port_weights(self, case: Case, folder: Path) -> PortWeights:
-        """The port's tensors at the checkpoint's own dtype."""
+        """Return the port's tensors in the checkpoint's own dtype."""
         return PortWeights(folder, case.checkpoint.dtype)
 
     def _switch(self, folder: str | Path, dtype: str) -> None:
@@ -122,7 +122,7 @@ class Loader:
 
 @contextmanager
 def _loading(what: str) -> Iterator[None]:
-    """Loading a user's files with a library that raises whatever it likes (tokenizers: a bare Exception)."""
+    """Turn loading errors into ParityError. Libraries raise many classes (tokenizers: a plain Exception)."""
     try:
         yield
     except (ReferenceModelError, ImportError):
@@ -133,7 +133,7 @@ def _loading(what: str) -> Iterator[None]:
 
 
 def _check_processor_files(folder: Path) -> None:
-    """What transformers would guess around, or refuse without naming the file."""
+    """Check files that transformers would silently replace with defaults, or refuse without naming them."""
     for name in _PROCESSOR_FILES:
         path = folder / name
         try:
@@ -150,34 +150,34 @@ def _check_processor_files(folder: Path) -> None:
 
 
 def named_checkpoint(name: str) -> Path:
-    """The folder that a user named, or the downloaded snapshot of a hub id.
+    """Return the folder that a user named, or the downloaded snapshot of a hub id.
 
-    Raises ParityError or ReferenceModelError when it is neither.
+    Raises ParityError or ReferenceModelError if it is neither.
     """
     try:
         return checkpoint_folder(name)
     except ReferenceModelError as error:
         if error.__cause__ is None:
             raise
-        # The hub's own texts run over several lines.
+        # The hub's own messages have several lines.
         first = str(error).splitlines()[0].rstrip(".")
         raise ParityError(f"{first}; download it where the hub can be reached, and give its folder") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The parsed config.json, after the port has checked it. Raises ConfigError."""
+    """Return the parsed config.json, after the port has checked it. Raises ConfigError."""
     port.Qwen3VLConfig.from_folder(folder)
     return plain_config(folder)
 
 
 def plain_config(folder: Path) -> dict[str, Any]:
-    """The parsed config.json of a checkpoint that the harness made, or that has been checked."""
+    """Return the parsed config.json of a checkpoint that the harness made or has checked."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config
 
 
 def checkpoint_digest(folder: Path) -> str:
-    """sha256 over the names and contents of config.json and all safetensors files of a folder."""
+    """Return the sha256 of the names and contents of config.json and all safetensors files of a folder."""
     digest = hashlib.sha256()
     for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
         digest.update(path.name.encode())

@@ -1,4 +1,4 @@
-"""The model stage: a prefill and decode steps, seam by seam, against the reference in true float64."""
+"""The model stage: a prefill and decode steps, compared with the reference in true float64 at every seam."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from reference.model import ReferenceModel
 
 @dataclass(kw_only=True)
 class ModelStage(Stage[ModelEngine]):
-    """``tokens`` (B, steps) are the greedy choice of ``reference``, the yardstick; every other run is fed with them."""
+    """The model stage. ``tokens`` (B, steps) are the greedy tokens of the yardstick; other runs are fed with them."""
 
     tokens: Tensor
     reference: ReferenceEngine
 
 
 def floor_variants(model: ReferenceModel) -> list[ReferenceEngine]:
-    """The correct runs, at the model's own dtype, whose distance from the yardstick is the floor."""
+    """Return the correct runs, at the model's own dtype, whose distance from the yardstick is the floor."""
     return [
         ReferenceEngine(model, "eager"),
         ReferenceEngine(model, "sdpa"),
@@ -44,7 +44,7 @@ def model_stage(
 ) -> ModelStage:
     """Run the reference in true float64 and, at its own dtype, in each variant of ``floor_variants``.
 
-    Raises ParityError as ``measure_yardstick`` does.
+    Raises the errors of ``measure_yardstick``.
     """
     exact = ReferenceEngine(model, "eager", exact=True)
     fed: list[Tensor] = []

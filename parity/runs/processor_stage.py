@@ -1,8 +1,8 @@
 """The processor stage: from files to token ids, pixels and grids.
 
-The reference's values are the yardstick. A subject's processor starts from the same files and is judged against it;
-the models of both sides then run on what the reference's processor gave, so that a pixel that is rounded the other
-way does not pass for an error of the model.
+The reference's values are the yardstick. A subject's processor starts from the same files and is judged against it.
+The models of both sides then run on the outputs of the reference's processor, so that a pixel that is rounded
+differently is not taken for an error of the model.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class ProcessorSubject(Engine, Protocol):
     """A subject's processor."""
 
     def process(self, batch: MediaBatch, sink: Sink) -> None:
-        """Process the batch, every value under its seam's name to ``sink``; what it returns replaces the value."""
+        """Process the batch, and send every value with its seam's name to ``sink``. A returned tensor replaces it."""
         ...
 
 
 @dataclass(frozen=True)
 class ProcessorSettings:
-    """The few settings of a processor that decide what an input can show."""
+    """The settings of a processor that decide which mistakes an input can show."""
 
     patch: int
     temporal_patch: int
@@ -55,7 +55,7 @@ class ProcessorSettings:
 
 @dataclass(kw_only=True)
 class ProcessorStage(Stage[ProcessorSubject]):
-    """The stage with what the reference's processor returned: ``tensors`` are the model's inputs."""
+    """The stage, and the outputs of the reference's processor: ``tensors`` are the model's inputs."""
 
     batch: MediaBatch
     settings: ProcessorSettings
@@ -71,7 +71,7 @@ def processor_stage(
     checkpoint: str | None = None,
     store: TraceStore = NOT_KEPT,
 ) -> ProcessorStage:
-    """Run the reference's processor. Raises ParityError when it does not give exactly the expected seams."""
+    """Run the reference's processor. Raises ParityError if it does not give exactly the expected seams."""
     expected = expected_of(batch, processor)
     tensors: dict[str, Tensor] = {}
 
@@ -89,7 +89,7 @@ def processor_stage(
         case=name,
         expected=expected,
         labels=labels,
-        # Every value is exact or counted in steps, for both comparisons alike.
+        # Every value has an exact or a step gate, in both comparisons.
         yardstick=replace(yardstick, isolated_gate=DEFAULT_GATE),
         run=lambda subject, sink: subject.process(batch, sink),
         checkpoint=checkpoint,
@@ -100,7 +100,7 @@ def processor_stage(
 
 
 def expected_of(batch: MediaBatch, processor: ReferenceProcessor) -> list[Expected]:
-    """The seams that a processor must give on this batch."""
+    """Return the values that a processor must give for this batch."""
     own = processor.processor
     return expected_processor_seams(
         batch.count(PicturePath),
@@ -111,13 +111,13 @@ def expected_of(batch: MediaBatch, processor: ReferenceProcessor) -> list[Expect
 
 
 def prompt_labels(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[SeamKey, np.ndarray]:
-    """The kinds of the prompt's tokens."""
+    """Return the kinds of the prompt's tokens."""
     arrays = {name: to_numpy(tensor) for name, tensor in tensors.items() if not name.startswith("pixel_values")}
     key = label_key("tokens", 0)
     return {key: row_labels(arrays, config, decode_steps=0)[key]}
 
 
 def _step(own: Any) -> float:
-    """One 8-bit step in normalised pixels; of the channel in which it is smallest."""
+    """Return one 8-bit step in normalised pixels, in the channel in which it is smallest."""
     step: float = own.rescale_factor / max(own.image_std)
     return step

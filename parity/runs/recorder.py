@@ -1,4 +1,4 @@
-"""From an engine's stream of named tensors to values: call counts, chunks joined, torch to numpy."""
+"""Turns an engine's named tensors into values: counts calls, joins chunks, converts to numpy."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ OnValue = Callable[[SeamKey, np.ndarray], object]
 
 
 class Recorder:
-    """A sink for tensors. Each complete value goes to ``on_value`` as a numpy array of its own.
+    """A sink for tensors. Each complete value goes to ``on_value`` as a new numpy array.
 
-    ``chunks`` is how many pieces the engine's prefill comes in: the pieces of a text seam are joined, so that a
-    chunked prefill is judged against a whole one. With ``instead``, the engine is given that trace's value in the
-    place of each of its own: every value is then that of one part alone.
+    ``chunks`` is the number of chunks in the engine's prefill. The pieces of a text seam are joined, so that a chunked
+    prefill can be compared with a whole one. With ``instead``, each of the engine's tensors is replaced by the value in
+    that trace, so that each part computes on the trace's inputs.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class Recorder:
         return self._replacement(key, spec, tensor, start)
 
     def _replacement(self, key: SeamKey, spec: SeamSpec | None, tensor: Tensor, start: int) -> Tensor | None:
-        """The other trace's numbers for this piece; None where it has none of that shape."""
+        """Return the numbers of ``instead`` for this piece, or None if it has none with this shape."""
         if self._instead is None or spec is None or key not in self._instead.entries():
             return None
         wanted = piece_of(self._instead.read(key), spec, start, tuple(tensor.shape))
         if wanted.shape != tuple(tensor.shape):
-            return None  # a wrong shape has its own finding
+            return None  # a wrong shape gets its own finding
         return torch.from_numpy(np.ascontiguousarray(wanted)).to(tensor.device, tensor.dtype)
 
 
 def piece_of(whole: np.ndarray, spec: SeamSpec, start: int, shape: tuple[int, ...]) -> np.ndarray:
-    """The part of a whole value that corresponds to a piece of ``shape`` which begins at token ``start``."""
+    """Return the part of a whole value for a piece of ``shape`` that begins at token ``start``."""
     if spec.join == "last":
         return whole[:, :, : shape[2]]  # (B, K, T so far, D)
     if spec.join in ("concat", "mask"):
@@ -73,7 +73,7 @@ def piece_of(whole: np.ndarray, spec: SeamSpec, start: int, shape: tuple[int, ..
 
 
 def both(first: OnValue, second: OnValue) -> OnValue:
-    """Every value to two places."""
+    """Return a function that passes every value to two others."""
 
     def on_value(key: SeamKey, array: np.ndarray) -> None:
         first(key, array)
@@ -83,9 +83,9 @@ def both(first: OnValue, second: OnValue) -> OnValue:
 
 
 def join(pieces: list[np.ndarray], spec: SeamSpec) -> np.ndarray:
-    """One value from the pieces of a chunked prefill."""
+    """Join the pieces of a chunked prefill to one value."""
     if spec.join == "last":
-        return pieces[-1]  # a cache holds everything so far
+        return pieces[-1]  # a cache also holds the earlier pieces
     if spec.join == "mask":
         total = pieces[-1].shape[-1]
         pieces = [np.pad(piece, [(0, 0)] * (piece.ndim - 1) + [(0, total - piece.shape[-1])]) for piece in pieces]
@@ -93,7 +93,7 @@ def join(pieces: list[np.ndarray], spec: SeamSpec) -> np.ndarray:
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """A numpy copy in the same dtype; bfloat16 keeps its bits."""
+    """Return a numpy copy with the same dtype, also for bfloat16."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().copy().view(ml_dtypes.bfloat16)

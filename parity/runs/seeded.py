@@ -1,4 +1,4 @@
-"""Seeded checkpoints, made once and kept in the user's cache folder."""
+"""Makes seeded checkpoints, and keeps them in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from reference.weights import RECIPE
 
 
 def cache_folder() -> Path:
-    """Where seeded checkpoints are kept between runs: ``QWEN3VL_PARITY_CACHE``, or the user's cache folder."""
+    """Return the folder of seeded checkpoints: ``QWEN3VL_PARITY_CACHE``, or one in the user's cache folder."""
     given = os.environ.get("QWEN3VL_PARITY_CACHE")
     return Path(given) if given else Path(platformdirs.user_cache_dir("qwen3vl-parity", appauthor=False))
 
 
 def make_seeded(folder: Path, shape: str = "tiny", **options: Any) -> Path:
-    """``reference.checkpoint.make_checkpoint``. Raises ParityError where it refuses or the folder cannot be written."""
+    """Call ``make_checkpoint``. Raises ParityError if it refuses, or if the folder cannot be written."""
     try:
         return make_checkpoint(folder, shape, **options)
     except ValueError as error:
@@ -35,9 +35,9 @@ def make_seeded(folder: Path, shape: str = "tiny", **options: Any) -> Path:
 
 
 def seeded_checkpoint(spec: SeededCheckpoint, cache: Path) -> Path:
-    """The folder of a seeded checkpoint below ``cache``, made if it is not there yet."""
+    """Return the folder of a seeded checkpoint in ``cache``. It is made if it does not exist."""
     base = replace(spec, text_tie_flag=None)
-    # Another recipe makes other weights: an older version's checkpoints stay beside the new ones.
+    # Another recipe makes other weights, so it gets its own folder; older checkpoints stay.
     shelf = cache / f"checkpoints-{RECIPE}"
     try:
         folder = make_seeded(
@@ -61,7 +61,7 @@ def seeded_checkpoint(spec: SeededCheckpoint, cache: Path) -> Path:
 
 
 def _with_text_flag(source: Path, target: Path, *, flag: bool) -> Path:
-    """A copy of a checkpoint whose text_config has a ``tie_word_embeddings`` of its own."""
+    """Copy a checkpoint, and set ``tie_word_embeddings`` in its text_config."""
     if target.is_dir():
         return target
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))

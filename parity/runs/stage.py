@@ -1,7 +1,7 @@
-"""Stages, and the one loop that judges them: the subject runs, and every seam is judged as it is produced.
+"""Stages, and the loop that judges them. While the subject runs, every value is judged as it is produced.
 
-A stage is a part of the pipeline that both sides carry out: the processor, the model, the weights. To add one, write
-a function that builds a `Stage`, as in ``processor_stage``, ``model_stage`` and ``weights_stage``, and name it in
+A stage is a part of the pipeline that both sides run: the processor, the model, the weights. To add one, write a
+function that builds a `Stage`, as in ``processor_stage``, ``model_stage`` and ``weights_stage``, and call it in
 ``case_run``.
 """
 
@@ -31,8 +31,8 @@ SubjectT = TypeVar("SubjectT", bound=Engine)
 class Stage(Generic[SubjectT]):
     """A part of the pipeline that is judged seam by seam.
 
-    ``run`` lets a subject carry the stage out and sends every value under its seam's name to the sink. ``chunks`` is
-    how many pieces the subject's prefill comes in.
+    ``run`` runs the stage with a subject, and sends every tensor with its seam's name to the sink. ``chunks`` is the
+    number of chunks in the subject's prefill.
     """
 
     name: str
@@ -45,18 +45,18 @@ class Stage(Generic[SubjectT]):
     checkpoint: str | None = None  # sha256, see ``loader.checkpoint_digest``
 
     def describe(self, engine: Engine) -> Description:
-        """What a trace of this stage by an engine says of itself."""
+        """Return the description of a trace of this stage by an engine."""
         return Description(engine.name, engine.detail, engine.dtype, self.case, self.checkpoint, KINDS)
 
     def recorder(self, on_value: OnValue, *, isolated: bool = False) -> Recorder:
-        """A sink that passes every value on; ``isolated``: each part gets the reference's inputs."""
+        """Return a sink that passes on every value. With ``isolated``, each part gets the reference's inputs."""
         instead = self.yardstick.trace if isolated else None
         return Recorder(self.expected, on_value, chunks=self.chunks, instead=instead)
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What became of one stage. ``error`` is what the subject raised, where it did."""
+    """The result of one stage. ``error`` is what the subject raised, if it did."""
 
     findings: list[Finding] = field(default_factory=list)
     error: str | None = None
@@ -72,8 +72,8 @@ def judge_stage(
 ) -> StageResult:
     """Run the subject on its own, and then with each part fed the reference's inputs, and judge every value.
 
-    A subject that raises has failed the stage: its error becomes part of the result. Without ``isolated``, or where
-    the stage has no isolated floors, there is no second run.
+    If the subject raises, it has failed the stage, and its error becomes part of the result. Without ``isolated``, or
+    if the stage has no isolated floors, there is no second run.
     """
     yardstick = stage.yardstick
     progress(f"{stage.name} ({subject.name})")
@@ -91,16 +91,16 @@ def judge_stage(
 
 
 def attempt(stage: Stage[SubjectT], subject: SubjectT, sink: Sink) -> str | None:
-    """Run the subject into ``sink``; what it raised, in words.
+    """Run the subject with ``sink``. Returns the subject's error as text, or None.
 
-    What the sink raises is no fault of the subject's and passes through, as do errors of the machine.
+    Errors of the sink, and errors of the machine such as a full memory, are raised: they are not the subject's fault.
     """
     guard = _Guard(sink)
     try:
         stage.run(subject, guard)
     except (ParityError, OSError, MemoryError):
         raise
-    except Exception as raised:  # a subject may break in any way
+    except Exception as raised:  # a subject may raise anything
         if guard.failed is not None:
             raise guard.failed from None
         return f"{type(raised).__name__}: {raised}"
@@ -108,7 +108,7 @@ def attempt(stage: Stage[SubjectT], subject: SubjectT, sink: Sink) -> str | None
 
 
 def not_loaded(stages: Sequence[Stage[SubjectT]], error: Exception) -> list[StageResult]:
-    """The results of a subject that refuses a checkpoint on which the reference runs."""
+    """Return the results of a subject that refuses a checkpoint on which the reference runs."""
     text = f"{type(error).__name__}: {error}"
     results = []
     for stage in stages:
@@ -118,12 +118,12 @@ def not_loaded(stages: Sequence[Stage[SubjectT]], error: Exception) -> list[Stag
 
 
 def suffix(stage: str) -> str:
-    """What sets a stage's trace folders apart: ``subject`` is the model's, ``subject-processor`` the processor's."""
+    """Return the suffix of a stage's trace folders, as in ``subject-processor``. The model stage has none."""
     return "" if stage == "model" else f"-{stage}"
 
 
 class _Guard:
-    """A sink that remembers what the sink within it raised."""
+    """A sink that calls another sink, and remembers what that one raised."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink

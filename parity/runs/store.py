@@ -1,4 +1,4 @@
-"""Saving the traces of a run as folders, for another engine's CI or for judging again without running again."""
+"""Saves the traces of a run as folders. They can be used in another engine's CI, or judged again later."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Labels = Mapping[SeamKey, np.ndarray]
 
 
 class TraceStore:
-    """``folder/<name>`` for every run of a case; without a folder, nothing is kept."""
+    """Writes a trace to ``folder/<name>`` for every run of a case. Without a folder, nothing is written."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -26,9 +26,9 @@ class TraceStore:
     def recording(
         self, name: str, description: Description, expected: Sequence[Expected], labels: Callable[[], Labels]
     ) -> Iterator[OnValue]:
-        """The expected values go to disk as they come; the folder appears when the block ends well.
+        """Give a function that writes the expected values. The folder is complete when the block ends without an error.
 
-        ``labels`` is asked at the end for the kinds of all rows.
+        ``labels`` is called at the end, for the kinds of all rows.
         """
         if self.folder is None:
             yield lambda _key, _array: None
@@ -49,7 +49,7 @@ NOT_KEPT = TraceStore()
 
 
 def entry_of(item: Expected, array: np.ndarray) -> Entry:
-    """The trace entry of an expected value."""
+    """Return the trace entry of an expected value."""
     spec = item.spec
     return Entry(
         key=item.key,

@@ -1,4 +1,4 @@
-"""The weights stage: every tensor of a checkpoint used once, bit for bit, and the patch embedding's accessor."""
+"""The weights stage: every tensor of a checkpoint, compared bit for bit, and the patch embedding's convolution."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ class WeightsSubject(Engine, Protocol):
     """A subject's tensors."""
 
     def send(self, patches: Tensor, sink: Sink, *, head: bool) -> None:
-        """Every tensor under its checkpoint name, then the patch embedding's convolution of ``patches``.
+        """Send every tensor with its checkpoint name, then the patch embedding's convolution of ``patches``.
 
-        ``patches`` are (N, C, T, P, P). ``head``: a tied model, too, gives its matrix as ``lm_head.weight``.
+        ``patches`` are (N, C, T, P, P). With ``head``, a tied model also sends its matrix as ``lm_head.weight``.
         """
         ...
 
 
 def weights_stage(case: str, folder: Path, dtype: str, reference: ReferenceModel, config: dict[str, Any]) -> Stage[Any]:
-    """Compare what a subject holds with the files and with ``torch.nn.Conv3d``.
+    """Compare a subject's tensors with the files, and its convolution with ``torch.nn.Conv3d``.
 
-    One exact value for each tensor of the files (the patch embedding through ``Conv3dNoBias.weight()``, a redundant
-    ``lm_head.weight`` through the tied matrix), and the convolution's output on random patches. The same sum over
-    frames, one 2-D convolution each, makes its floor: these are the reference's two orders of addition.
+    There is one exact value for each tensor of the files (for the patch embedding from ``Conv3dNoBias.weight()``, for a
+    redundant ``lm_head.weight`` from the tied matrix), and the convolution's output on random patches. Its floor comes
+    from the same sum in another order of addition: one 2-D convolution per frame.
     """
     arrays: dict[str, np.ndarray] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+            for key in file.keys():  # noqa: SIM118 - a safetensors handle is not a mapping
                 arrays[published_name(key)] = to_numpy(file.get_tensor(key))
     expected = expected_weight_seams(arrays)
     patches = _random_patches(config["vision_config"], dtype)
@@ -70,7 +70,7 @@ def weights_stage(case: str, folder: Path, dtype: str, reference: ReferenceModel
 
 
 def _random_patches(vision: dict[str, Any], dtype: str) -> Tensor:
-    """(64, C, T, P, P) in [-1, 1]."""
+    """Return random patches (64, C, T, P, P) in [-1, 1]."""
     side = vision["patch_size"]
     shape = (64, vision["in_channels"], vision["temporal_patch_size"], side, side)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(DTYPES[dtype])
@@ -78,7 +78,7 @@ def _random_patches(vision: dict[str, Any], dtype: str) -> Tensor:
 
 @torch.no_grad()
 def _convolved(patches: Tensor, reference: ReferenceModel) -> tuple[np.ndarray, np.ndarray]:
-    """Conv3d's output (64, C'), and that of one 2-D convolution for each frame, added."""
+    """Return Conv3d's output (64, C'), and the sum of one 2-D convolution per frame."""
     conv: nn.Conv3d = reference.model.model.visual.patch_embed.proj
     weight = conv.weight.to(patches.dtype)
     whole = nn.functional.conv3d(patches, weight, stride=conv.stride).flatten(1)

@@ -1,4 +1,4 @@
-"""What a stage's subject is judged by: the reference's trace, and how far correct runs lie from it."""
+"""The yardstick of a stage: the reference's trace, and how far correct runs are from it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Progress = Callable[[str], None]
 class Yardstick:
     """The reference's trace with the floors and gates of both comparisons.
 
-    ``runs`` names the correct runs that made the floors. ``isolated_floors`` are those of each part alone, fed the
-    yardstick's inputs; a stage without parts has none. ``spool`` holds the trace's files as long as it is needed.
+    ``runs`` names the correct runs that made the floors. ``isolated_floors`` are the floors of each part when it is fed
+    the yardstick's inputs; a stage without parts has none. ``spool`` is the temporary folder of the trace's files.
     """
 
     trace: Trace
@@ -41,7 +41,7 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class ReferenceRun:
-    """One run of the reference: what sets it apart, in words, what its trace says of itself, and how to run it."""
+    """One run of the reference: its title, the description of its trace, and a function that runs it."""
 
     title: str
     description: Description
@@ -60,11 +60,11 @@ def measure_yardstick(
 ) -> Yardstick:
     """Run the reference once for the yardstick, and each correct variant twice for the floors of both comparisons.
 
-    Raises ParityError when it does not give exactly the seams expected of it: a yardstick with a hole would let
-    a bug through.
+    Raises ParityError if the reference does not give exactly the expected seams: a bug at a missing seam would not be
+    found.
     """
     progress(f"reference ({exact.title})")
-    # A folder of its own unless the caller keeps the traces: the yardstick of a real model does not fit into memory.
+    # The yardstick of a real model does not fit in memory. It is written to a temporary folder unless traces are kept.
     spool = None if store.folder is not None else tempfile.TemporaryDirectory(prefix="parity-yardstick-")
     folder = store.folder if spool is None else Path(spool.name)
     assert folder is not None
@@ -89,7 +89,7 @@ def measure_yardstick(
 
 
 def observing(entries: Mapping[SeamKey, Entry], floors: Floors) -> OnValue:
-    """Passes the values with float gates on to the floors; exact gates have none."""
+    """Return a function that passes the values with float gates to the floors. Exact gates have no floors."""
 
     def on_value(key: SeamKey, array: np.ndarray) -> None:
         entry = entries.get(key)
@@ -106,5 +106,5 @@ def _check_complete(expected: Sequence[Expected], seen: Sequence[SeamKey]) -> No
     if missing or surplus or len(seen) != len(keys):
         raise ParityError(
             f"the reference gave {len(seen)} seams, {len(expected)} are expected: missing {missing[:10]}, "
-            f"unexpected {surplus[:10]}; this version of transformers is not read correctly"
+            f"unexpected {surplus[:10]}; this transformers version is not captured correctly, use a supported one"
         )

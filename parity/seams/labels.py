@@ -1,4 +1,4 @@
-"""The kind of every row: text, image, video, boundary (vision start and end), padding.
+"""The kinds of rows: text, image, video, boundary (vision start and end), padding.
 
 Shape legend
     B, S, T   batch, prompt tokens, all tokens so far
@@ -18,7 +18,7 @@ from parity.seams.spec import label_key
 
 
 class TokenKind(IntEnum):
-    """The codes of the row labels; padding has a code of its own in ``parity.core.trace``."""
+    """The codes of the row labels. The code of padding is in ``parity.core.trace``."""
 
     TEXT = 0
     IMAGE = 1
@@ -32,7 +32,7 @@ KINDS = {kind.value: kind.name.lower() for kind in TokenKind}
 def row_labels(
     inputs: Mapping[str, np.ndarray], config: Mapping[str, Any], *, decode_steps: int
 ) -> dict[SeamKey, np.ndarray]:
-    """uint8 labels of all rows of a run, one array per kind of rows and call.
+    """Return uint8 labels of all rows of a run, one array per kind of rows and call.
 
     ``inputs`` holds input_ids and attention_mask (B, S) and the grids; ``config`` is the parsed config.json.
     """

@@ -1,7 +1,7 @@
-"""The seams of the model, all in one place: names, axes, gates, and when each is expected.
+"""The seams of the model: names, axes, gates, and when each is expected.
 
-To add one: add a line to the tables below, tap it in ``port/`` under the same name, and read it from the
-reference in ``reference/capture.py``. The tests then require it of both sides. For the axes see ``spec``.
+To add a seam, add a line to the tables below, tap it in ``port/`` with the same name, and capture it from the reference
+in ``reference/capture.py``. The tests then require it from both sides. For the axes see ``spec``.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ TEXT_TAIL = (
 
 
 def model_specs() -> list[SeamSpec]:
-    """Every kind of seam, in the order of the computation; ``{}`` stands for a block, layer or tap."""
+    """Return every kind of seam, in the order of the computation. ``{}`` stands for a block, layer or tap."""
     return [
         IDS,
         MASK,
@@ -129,7 +129,7 @@ def model_specs() -> list[SeamSpec]:
 
 @dataclass(frozen=True)
 class Dimensions:
-    """The few figures of a config that decide which seams there are."""
+    """The numbers of a config that decide which seams there are."""
 
     vision_depth: int
     vision_taps: int
@@ -137,13 +137,13 @@ class Dimensions:
 
     @classmethod
     def from_config(cls, raw: Mapping[str, Any]) -> Dimensions:
-        """From a parsed config.json."""
+        """Read them from a parsed config.json."""
         vision, text = raw["vision_config"], raw["text_config"]
         return cls(vision["depth"], len(vision["deepstack_visual_indexes"]), text["num_hidden_layers"])
 
 
 def expected_model_seams(dimensions: Dimensions, *, decode_steps: int, images: bool, videos: bool) -> list[Expected]:
-    """Every value of a prefill and its decode steps, in the order of the computation."""
+    """Return every value of a prefill and its decode steps, in the order of the computation."""
     seams: list[Expected] = []
 
     def add(spec: SeamSpec, step: str, call: int, *index: int, labels: int | str = 0) -> None:

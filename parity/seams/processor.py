@@ -1,7 +1,7 @@
-"""The seams before the model: from files to token ids, pixels and grids.
+"""The seams of the processor, from files to token ids, pixels and grids.
 
-Both processors start from the same files. The names are those that ``port.processor`` taps and that
-``reference.processor`` sends. For the axes see ``spec``; patches are those of one picture or video.
+Both processors start from the same files. ``port.processor`` has taps with these names, and ``reference.processor``
+sends them. For the axes see ``spec``; patches are those of one picture or video.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from parity.core.trace import GateKind, SeamKey
 from parity.seams.spec import Expected, Rows, SeamSpec, label_key
 
 STEP = "processor"
-# Timestamps are judged in milliseconds: the prompt shows tenths of a second, half a frame is 20 of them at 24 fps.
+# Timestamps are compared in milliseconds. The prompt shows tenths of a second; at 24 fps, half a frame is 20 ms.
 MILLISECOND = 1e-3
 
 
@@ -32,18 +32,18 @@ VIDEO_SEAMS = (
 )
 IMAGE_GRID = _spec("image_grid_thw", "picture thw", "exact", "returned by the processor")
 VIDEO_GRID = _spec("video_grid_thw", "picture thw", "exact", "returned by the processor")
-# Ids at padding are not compared, the mask is.
+# Ids at padding are not compared, but the mask is.
 IDS = _spec("input_ids", "batch token", "exact", "returned by the processor", "tokens")
 MASK = _spec("attention_mask", "batch token", "exact", "returned by the processor")
 
 
 def processor_specs() -> list[SeamSpec]:
-    """Every kind of seam of a processor, in order; ``{}`` counts pictures or videos of the batch in value order."""
+    """Return every kind of seam of a processor, in order. ``{}`` is the index of a picture or video in the batch."""
     return [*PICTURE_SEAMS, *VIDEO_SEAMS, IMAGE_GRID, VIDEO_GRID, IDS, MASK]
 
 
 def expected_processor_seams(images: int, videos: int, *, image_step: float, video_step: float) -> list[Expected]:
-    """Every value that both processors must give for a batch with so many pictures and videos.
+    """Return every value that both processors must give for this number of pictures and videos.
 
     ``image_step`` and ``video_step`` are one 8-bit step in normalised pixels: rescale_factor / std.
     """

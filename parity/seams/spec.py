@@ -1,4 +1,4 @@
-"""What a seam is: its name, axes and gate, and one value of it that both sides must give.
+"""The description of a seam: its name, axes and gate; and of a value that both sides must give.
 
 Axis legend
     batch, token      rows of the batch, new tokens of the step
@@ -15,7 +15,7 @@ from typing import Literal
 from parity.core.trace import GateKind, SeamKey
 
 Rows = Literal["tokens", "keys", "patches", "merged"]
-# How a chunked prefill makes up the whole value: it is produced once, or its pieces are joined.
+# How the chunks of a prefill give the whole value: it is produced once, or its pieces are joined.
 Join = Literal["once", "concat", "last", "mask"]
 
 _ROW_AXES = ("batch", "token", "key", "patch", "merged", "picture", "boundary", "frame", "y", "x", "row")
@@ -23,7 +23,7 @@ _ROW_AXES = ("batch", "token", "key", "patch", "merged", "picture", "boundary", 
 
 @dataclass(frozen=True)
 class SeamSpec:
-    """One kind of seam. ``layout`` names the axes; ``where`` says where the reference has it."""
+    """One kind of seam. ``layout`` names the axes; ``where`` is its place in the reference."""
 
     name: str
     layout: tuple[str, ...]
@@ -35,7 +35,7 @@ class SeamSpec:
 
     @property
     def token_axes(self) -> tuple[int, ...]:
-        """Axes that count rows. The key axis counts rows only where the labels are those of the keys."""
+        """The axes that count rows. The key axis only counts rows if the rows' labels are those of the keys."""
         skipped = () if self.rows == "keys" else ("key",)
         return tuple(i for i, axis in enumerate(self.layout) if axis in _ROW_AXES and axis not in skipped)
 
@@ -45,12 +45,12 @@ class SeamSpec:
 
     @property
     def chunked(self) -> bool:
-        """Whether the chunks of a prefill follow each other in this value."""
+        """Whether each chunk of a prefill gives a part of this value."""
         return self.join in ("concat", "mask")
 
     @property
     def chunk_axis(self) -> int:
-        """The axis along which the chunks of a prefill follow each other."""
+        """The axis along which the chunks of a prefill are joined."""
         return self.layout.index("token")
 
 
@@ -58,7 +58,7 @@ class SeamSpec:
 class Expected:
     """A value that both sides must give. ``rows`` names the labels of its rows.
 
-    ``unit`` is the size of a step where the gate counts steps.
+    ``unit`` is the size of a step if the gate counts steps.
     """
 
     key: SeamKey
@@ -69,5 +69,5 @@ class Expected:
 
 
 def label_key(rows: Rows, which: int | str) -> SeamKey:
-    """Where the labels of some rows are kept: of tokens and keys by step, of patches by tower pass."""
+    """Return the key of row labels: by step for tokens and keys, by tower pass for patches."""
     return SeamKey(f"rows.{rows}", which) if isinstance(which, int) else SeamKey(f"rows.{which}.{rows}", 0)

@@ -12,6 +12,6 @@ CONVOLUTION = SeamSpec("vision.patch_embed.proj", ("patch", "channel"), "torch.n
 
 
 def expected_weight_seams(names: Iterable[str]) -> list[Expected]:
-    """One value for each tensor of the checkpoint, bit for bit, then the convolution's output."""
+    """Return an exact value for each tensor of the checkpoint, then the convolution's output."""
     tensors = (SeamSpec(name, ("row",), "the checkpoint's files", "weights", "exact") for name in names)
     return [Expected(SeamKey(spec.name, 0), spec, STEP, None) for spec in (*tensors, CONVOLUTION)]

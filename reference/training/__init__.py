@@ -1,1 +1,1 @@
-"""Training a small Qwen3-VL that answers questions about the small world, with the reference and from a seed."""
+"""Trains a small Qwen3-VL from a seed to answer questions about the small world. The model is the reference's."""

@@ -1,4 +1,4 @@
-"""``python -m reference.training --out FOLDER``: train, round, ask, and write the checkpoint if it sees well enough."""
+"""``python -m reference.training --out FOLDER``: trains the small model and writes it if it passes the exam."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ EXAM = {"pictures": 150, "clips": 60, "seed": 20_000}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when the checkpoint was written, 1 when too many answers were wrong."""
+    """Return 0 if the checkpoint was written, 1 if too many answers were wrong."""
     parser = argparse.ArgumentParser(prog="python -m reference.training", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; replaced when all is well")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint; replaced on success")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--processes", type=int, default=2, help="one a core; the rows are shared out")
+    parser.add_argument("--processes", type=int, default=2, help="processes; they share the rows")
     options = parser.parse_args(arguments)
     hf_logging.set_verbosity_error()
     recipe = replace(Recipe(), seed=options.seed, steps=options.steps)
@@ -49,11 +49,11 @@ def main(arguments: list[str] | None = None) -> int:
         answers = reference_answers(ReferenceModel.load(work), ReferenceProcessor.load(work), items)
         right = [answer == item.question.answer for answer, item in zip(answers, items, strict=True)]
         accuracy, kinds = sum(right) / len(right), by_kind(items, right)
-        print(f"trained in {trained:.0f} s; {accuracy:.1%} of {len(items)} answers right")
+        print(f"trained in {trained:.0f} s; {accuracy:.1%} of {len(items)} answers are right")
         for kind, found in kinds.items():
             print(f"  {kind}: {found['accuracy']:.1%} of {found['questions']}")
         if accuracy < WANTED:
-            print(f"at least {WANTED:.0%} are wanted: nothing is written to {options.out}", file=sys.stderr)
+            print(f"at least {WANTED:.0%} must be right: nothing is written to {options.out}", file=sys.stderr)
             return 1
         facts = {
             "recipe": asdict(recipe),

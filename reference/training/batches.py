@@ -1,4 +1,4 @@
-"""Training batches: pictures and clips with several questions each, as one conversation a row.
+"""Training batches. Each row is a conversation with several questions about one picture or clip.
 
 Shape legend
     B, S    rows, tokens of the longest row
@@ -24,9 +24,9 @@ IGNORED = -100  # torch's ignore_index
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a batch is made of: rows with a picture, each with so many questions, and rows with a clip.
+    """The number of rows with a picture and with a clip in a batch, and the number of questions in each.
 
-    A clip's prompt is longer than a picture's; with fewer questions its rows are as long, and padding is little.
+    A clip's prompt is longer than a picture's. With fewer questions about clips, the rows need little padding.
     """
 
     pictures: int
@@ -35,14 +35,14 @@ class Mixture:
     clip_questions: int
 
     def share(self, processes: int) -> Mixture:
-        """The part of one of several processes. Raises ValueError where the rows cannot be shared out evenly."""
+        """Return the share of each process. Raises ValueError if the rows cannot be shared out evenly."""
         if self.pictures % processes or self.clips % processes:
             raise ValueError(f"{self.pictures} pictures and {self.clips} clips cannot be shared by {processes}")
         return replace(self, pictures=self.pictures // processes, clips=self.clips // processes)
 
 
 def conversation(kind: str, asked: Sequence[Question]) -> list[dict[str, Any]]:
-    """All questions about one picture (``kind`` image) or clip (video) as turns; the medium is in the first."""
+    """Return questions about one picture (``kind`` image) or clip (video) as turns. The first turn has the medium."""
     turns: list[dict[str, Any]] = []
     for number, question in enumerate(asked):
         text = {"type": "text", "text": question.text}
@@ -53,7 +53,7 @@ def conversation(kind: str, asked: Sequence[Question]) -> list[dict[str, Any]]:
 
 
 def training_batch(processor: Any, rng: np.random.Generator, mixture: Mixture) -> dict[str, Tensor]:
-    """One batch of the training side of the split, with ``labels`` (B, S) at the answers."""
+    """Draw a batch of scenes that are not held out. ``labels`` (B, S) are set at the answers."""
     images, videos, texts, scenes, asked = [], [], [], [], []
     for row in range(mixture.pictures + mixture.clips):
         clip = row >= mixture.pictures
@@ -80,9 +80,10 @@ def training_batch(processor: Any, rng: np.random.Generator, mixture: Mixture) -
 
 
 def what_is_seen(batch: Any, scenes: Sequence[Scene], processor: Any) -> tuple[Tensor, Tensor]:
-    """Which picture tokens show a thing, and its four words: colour, shape, row, column.
+    """Return which picture tokens show a thing, and four words about it: colour, shape, row, column.
 
-    places (K,) count the merged patches of all pictures and then of all clips; words (K, 4) are token ids.
+    The places (K,) are indices into the merged patches of all pictures and then of all clips. The words (K, 4) are
+    token ids.
     """
     words = {
         word: processor.tokenizer.encode(f" {word}")[0]
@@ -106,11 +107,12 @@ def what_is_seen(batch: Any, scenes: Sequence[Scene], processor: Any) -> tuple[T
 
 
 def answer_early(labels: Tensor, ids: Tensor, asked: Sequence[Sequence[Question]], tokenizer: Any) -> None:
-    """Put the words that matter after the question's last tokens too, in place; of two words, they take turns.
+    """Also set the answer's key words as labels at the end of the question, in place. Two words alternate.
 
-    From the word that is asked about on, until the assistant's turn begins: tokens that no answer follows, so nothing
-    that is generated depends on them. It teaches to look at the picture where the question's word stands, one step,
-    where the answer alone teaches two at once: to find the word, and then what it is about.
+    The labels begin at the word that is asked about and end where the assistant's turn begins. Generation does not
+    use the model's output at these tokens. With them, the model learns one step at a time: first to look at the
+    picture from the word that is asked about. The answer alone would have to teach two steps at once: to find that
+    word, and then to look for what it names.
     """
     start = tokenizer.encode("<|im_start|>assistant\n")
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -127,7 +129,7 @@ def answer_early(labels: Tensor, ids: Tensor, asked: Sequence[Sequence[Question]
 
 
 def clip_metadata(frames: np.ndarray) -> VideoMetadata:
-    """Metadata of a clip of the world, every frame kept."""
+    """Return metadata of a clip in which every frame is kept."""
     count, height, width = frames.shape[:3]
     metadata = VideoMetadata(count, fps=CLIP_FPS, width=width, height=height, duration=count / CLIP_FPS)
     metadata.frames_indices = list(range(count))
@@ -135,7 +137,7 @@ def clip_metadata(frames: np.ndarray) -> VideoMetadata:
 
 
 def answer_labels(ids: Tensor, tokenizer: Any) -> Tensor:
-    """(B, S): the ids of each assistant turn and of the token that ends it, IGNORED elsewhere."""
+    """Return labels (B, S): the ids of each assistant turn and of the token that ends it, IGNORED elsewhere."""
     start = tokenizer.encode("<|im_start|>assistant\n")
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     labels = torch.full_like(ids, IGNORED)

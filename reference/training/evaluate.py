@@ -1,4 +1,4 @@
-"""Asking the reference: greedy answers to an exam."""
+"""Asks the reference the questions of an exam, greedily."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _BATCH = 32
 
 
 def medium(scene: Scene) -> Part:
-    """The scene as a picture, or as a video."""
+    """Draw the scene as a picture, or as a video if something moves."""
     return VideoFrames(draw_clip(scene), CLIP_FPS) if scene.direction else draw_picture(scene)
 
 
 def reference_answers(model: ReferenceModel, processor: ReferenceProcessor, items: Sequence[Item]) -> list[str]:
-    """One answer to each question, each asked by itself."""
+    """Answer each question. Every question is a conversation of its own."""
     tokenizer = processor.processor.tokenizer
     ends = [tokenizer.convert_tokens_to_ids("<|im_end|>")]
     answers: list[str] = []

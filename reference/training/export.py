@@ -1,4 +1,4 @@
-"""From a trained model to a checkpoint folder: bfloat16 safetensors under the published names, and provenance."""
+"""Writes a trained model as a checkpoint: bfloat16 safetensors with the published names, and ``training.json``."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ PROVENANCE = "training.json"
 
 
 def write_weights(model: Any, folder: Path) -> None:
-    """Round to bfloat16 and write. Raises ValueError where the model's tensors are not those of its config.json."""
+    """Round to bfloat16 and write. Raises ValueError if the model's tensors do not match its config.json."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     wanted = weight_shapes(config)
     tensors = {name: tensor.detach() for name, tensor in model.state_dict().items() if name != HEAD_NAME}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != {name: tuple(shape) for name, shape in wanted.items()}:
         differing = sorted(set(found.items()) ^ {(name, tuple(shape)) for name, shape in wanted.items()})
-        raise ValueError(f"the trained tensors are not those of a checkpoint: {differing[:6]}")
+        raise ValueError(f"the trained tensors do not match config.json: {differing[:6]}")
     rounded = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}
     save_file(rounded, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def write_provenance(folder: Path, facts: Mapping[str, Any]) -> None:
-    """``training.json``: what was trained how, with which result, and the sha256 of every other file."""
+    """Write ``training.json``: how the model was trained, the result, and the sha256 of every other file."""
     files = {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())

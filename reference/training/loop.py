@@ -1,4 +1,4 @@
-"""The training loop: batches from a seed, one process a core, bfloat16 where it is safe."""
+"""The training loop: batches from a seed, several processes, bfloat16 by autocast."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from reference.training.batches import training_batch
 from reference.training.model import fresh_model
 from reference.training.recipe import Recipe
 
-# step, loss of its batch
+# Called with a step and the loss of its batch.
 OnStep = Callable[[int, float], None]
-# For a process to import transformers on a slow disk, and for a step on a busy machine; one that died never answers.
+# Long enough to import transformers from a slow disk, or for a step on a busy machine. A dead process never answers.
 _PATIENCE = timedelta(minutes=3)
 
 
 def train(folder: Path, recipe: Recipe, on_step: OnStep, *, processes: int = 2) -> Any:
-    """Train a fresh model of the config in ``folder`` for ``recipe.steps`` steps and return it.
+    """Train a new model with the config in ``folder`` for ``recipe.steps`` steps and return it.
 
-    Each process trains on rows of its own with one thread, and the gradients are averaged: small matrices keep two
-    threads waiting for each other. Raises RuntimeError where torch has no Muon (before 2.9) or a process dies.
+    Each process uses one thread and has its own rows, and the gradients are averaged. With matrices this small,
+    several threads would mostly wait for each other. Raises RuntimeError if torch has no Muon (before 2.9) or if a
+    process dies.
     """
     threads = torch.get_num_threads()
     try:
@@ -45,13 +46,13 @@ def train(folder: Path, recipe: Recipe, on_step: OnStep, *, processes: int = 2) 
 
 @dataclass(frozen=True)
 class _Crew:
-    """One of ``size`` processes that train one model."""
+    """One of ``size`` processes that train the same model."""
 
     rank: int
     size: int
 
     def average(self, tensors: list[Tensor]) -> None:
-        """Put each tensor's mean over all processes in its place."""
+        """Replace each tensor with its mean over all processes, in place."""
         if self.size == 1:
             return
         together = torch.cat([tensor.flatten() for tensor in tensors])
@@ -64,7 +65,7 @@ class _Crew:
 def _train(folder: Path, recipe: Recipe, on_step: OnStep, crew: _Crew) -> Any:
     torch.set_num_threads(1)
     processor, model = AutoProcessor.from_pretrained(folder), fresh_model(folder, seed=recipe.seed)
-    # Small pictures, many of them: a fused kernel for each is slower than plain products.
+    # There are many small pictures. A fused kernel for each is slower than plain matrix products.
     model.set_attn_implementation("eager")
     optimizers = make_optimizers(model, recipe)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, recipe.share) for optimizer in optimizers]
@@ -93,7 +94,7 @@ def _train(folder: Path, recipe: Recipe, on_step: OnStep, crew: _Crew) -> Any:
 
 @contextmanager
 def _followers(folder: Path, recipe: Recipe, processes: int) -> Iterator[_Crew]:
-    """Start all processes but this one, which is the first, and end them."""
+    """Start the other processes, and end them at the end of the block. This process has rank 0."""
     with tempfile.TemporaryDirectory(prefix="training-") as spool:
         meeting = (Path(spool) / "meeting").as_uri()
         spawn = multiprocessing.get_context("spawn")
@@ -120,14 +121,14 @@ def _meet(meeting: str, rank: int, processes: int) -> None:
 
 
 def _follow(folder: Path, recipe: Recipe, meeting: str, rank: int, processes: int) -> None:
-    hf_logging.set_verbosity_error()  # what there is to say, the first process has said
+    hf_logging.set_verbosity_error()  # rank 0 has shown these messages already
     _meet(meeting, rank, processes)
     _train(folder, recipe, lambda step, loss: None, _Crew(rank, processes))
     distributed.destroy_process_group()
 
 
 class _Named:
-    """What the vision tower's tokens say by themselves, read by the head as if they were the last layer's."""
+    """Applies the head to the vision tower's tokens, as if they came from the last layer."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -137,7 +138,7 @@ class _Named:
         )
 
     def logits(self) -> Tensor:
-        """(tokens, V) of the last forward: merged patches of all pictures, then of all clips."""
+        """Return logits (tokens, V) of the last forward: merged patches of all pictures, then of all clips."""
         tokens = torch.cat(self._tokens)
         self._tokens.clear()
         logits: Tensor = self._model.lm_head(self._model.model.language_model.norm(tokens))
@@ -145,18 +146,19 @@ class _Named:
 
 
 def named_loss(logits: Tensor, said: Tensor) -> Tensor:
-    """logits (K, V), said (K, 4) -> mean cross entropy in nats; each of the four words should have a quarter.
+    """Mean cross entropy in nats of logits (K, V) and the four words (K, 4) that each token should name.
 
-    Asked of the vision tower's tokens, it is the shortest way to what a vision tower learns beside a language model:
-    to speak in the words that questions use. Asked of the last layer, it keeps them there for the question to find.
+    The target probability of each word is a quarter. On the vision tower's tokens, this loss teaches the tower
+    directly to express what it sees in the words of the questions. On the last layer, it keeps these words there, so
+    that a question can find them.
     """
     return -logits.float().log_softmax(dim=-1).gather(1, said).mean()
 
 
 def make_optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon (arXiv:2502.16982) for matrices, which learns in two thirds of AdamW's steps here; AdamW for the rest.
+    """Return Muon (arXiv:2502.16982) for matrices, which needs two thirds of AdamW's steps, and AdamW for the rest.
 
-    The mergers' large matrices stay with AdamW: to orthogonalise them takes longer than the rest of a step.
+    The mergers' large matrices use AdamW, because to orthogonalise them takes longer than the rest of a step.
     """
     muon = getattr(torch.optim, "Muon", None)
     if muon is None:

@@ -1,4 +1,4 @@
-"""The folder of an untrained model, and its first weights."""
+"""The folder of an untrained model, and its initial weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MERGES = 140
 
 
 def write_small_files(folder: Path, shape: Shape = TRAINED) -> None:
-    """Everything of a checkpoint but its weights: configs, tokenizer (one token for each word), template."""
+    """Write all files of a checkpoint except weights: configs, tokenizer (one token for each word), template."""
     parts = tokenizer_parts(sentences=vocabulary_corpus(), merges=MERGES)
     config = config_dict(shape, token_ids=parts.special_ids, dtype="bfloat16")
     for name, content in small_files(shape, parts, config).items():
@@ -26,7 +26,7 @@ def write_small_files(folder: Path, shape: Shape = TRAINED) -> None:
 
 
 def fresh_model(folder: Path, *, seed: int) -> Any:
-    """The reference's own model class with the config in ``folder`` and weights drawn from ``seed``."""
+    """Make the reference's own model with the config in ``folder`` and weights drawn from ``seed``."""
     torch.manual_seed(seed)
     config = Qwen3VLConfig.from_pretrained(folder)
     model = Qwen3VLForConditionalGeneration._from_config(config, dtype=torch.float32, attn_implementation="sdpa")
@@ -38,7 +38,7 @@ def fresh_model(folder: Path, *, seed: int) -> Any:
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.05)
     for layer in model.model.language_model.layers:
-        # Queries and keys are normed: only these weights let attention look at one place.
+        # Queries and keys are normalised. Only with larger norm weights can attention focus on one place.
         for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
             nn.init.constant_(norm.weight, 1.6)
     visual = model.model.visual
@@ -50,7 +50,7 @@ def fresh_model(folder: Path, *, seed: int) -> Any:
 def _see_at_once(weight: Tensor) -> None:
     """Fill (C, channels, T, P, P) with the smooth patterns of a cosine transform, coarse ones first.
 
-    Half of them are of the frames' sum, for shapes and colours, half of their difference, for what moves.
+    Half of them apply to the sum of the frames, for shapes and colours, and half to the difference, for motion.
     """
     count, channels, frames, side, _ = weight.shape
     places = torch.arange(side, dtype=torch.float32) + 0.5
@@ -67,11 +67,11 @@ def _see_at_once(weight: Tensor) -> None:
         signs = torch.tensor([1.0, time] * (frames // 2)).view(-1, 1, 1)
         row[channel] = signs * pattern / (pattern.norm() * frames**0.5) * 0.15
     if count > len(filters):
-        raise ValueError(f"{count} channels are more than the {len(filters)} patterns there are")
+        raise ValueError(f"there are {count} channels, but only {len(filters)} patterns")
 
 
 def _know_places(table: Tensor) -> None:
-    """Fill (side^2, C) with bumps: each channel likes a row, or a column, and the ones beside it."""
+    """Fill (side^2, C) with bumps: each channel responds to one row or column and its neighbours."""
     side, half = round(len(table) ** 0.5), table.shape[1] // 2
     places = torch.linspace(0, 1, side)
     bumps = torch.exp(-(((places[:, None] - torch.linspace(0, 1, half)[None, :]) / 0.12) ** 2))  # (side, C/2)

@@ -1,4 +1,4 @@
-"""How the small model is trained: every number of it, none read from a clock."""
+"""The settings with which the small model is trained."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from reference.training.batches import Mixture
 
 @dataclass(frozen=True)
 class Recipe:
-    """Muon for the matrices of blocks and layers, AdamW for the rest; a warm-up, then level, then down in a line.
+    """The settings. Muon trains the matrices of blocks and layers, AdamW the rest.
 
-    ``level``: share of the steps after which the rates fall. ``seen`` and ``kept``: weights of what picture tokens
-    should say, as they leave the vision tower and the last layer.
+    The learning rates warm up, stay level, and then fall linearly; ``level`` is the share of the steps after which
+    they fall. ``seen`` and ``kept`` are the weights of ``named_loss`` on the vision tower and on the last layer.
     """
 
     seed: int = 0
@@ -29,5 +29,5 @@ class Recipe:
     mixture: Mixture = field(default_factory=lambda: Mixture(36, 12, picture_questions=3, clip_questions=2))
 
     def share(self, step: int) -> float:
-        """What share of its rate an optimiser has at a step."""
+        """Return the factor of the learning rates at a step."""
         return min(1.0, (step + 1) / self.warmup, (1 - step / self.steps) / (1 - self.level))

@@ -1,1 +1,1 @@
-"""A small world of coloured shapes: pictures and clips of it, and questions with one right answer."""
+"""A small world of coloured shapes: pictures, clips, and questions with one right answer each."""

@@ -1,4 +1,4 @@
-"""Scenes to pixels, with PIL: antialiased shapes on a noisy, tinted background."""
+"""Draws scenes with PIL: antialiased shapes on a noisy, tinted background."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from PIL import Image, ImageDraw
 
 from reference.world.scenes import CLIP_FRAMES, COLOURS, DIRECTIONS, Scene
 
-_FINER = 2  # drawn so many times larger, then scaled down
+_FINER = 2  # factor by which shapes are drawn larger, before they are scaled down
 _NOISE = 4.0  # standard deviation, in 8-bit steps
-_TRAVEL = 0.5  # of the picture's side, over a clip
+_TRAVEL = 0.5  # distance that a thing moves in a clip, as a share of the picture's side
 
 
 def draw_picture(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture."""
+    """Draw the scene as an RGB picture."""
     return _frame(scene, _background(scene), moved=0.0)
 
 
 def draw_clip(scene: Scene) -> np.ndarray:
-    """(CLIP_FRAMES, H, W, 3) uint8: the first thing moves at one speed, the others stand still."""
+    """Draw frames (CLIP_FRAMES, H, W, 3) uint8. The first thing moves at constant speed, the others stand still."""
     background = _background(scene)
     steps = np.linspace(0, 1, CLIP_FRAMES)
     return np.stack([np.asarray(_frame(scene, background, moved=float(step))) for step in steps])
 
 
 def middle(scene: Scene, index: int, moved: float) -> tuple[float, float]:
-    """Where a thing is, as fractions of width and height, when the mover has gone ``moved`` (0 to 1) of its way."""
+    """Return the middle of a thing as fractions of width and height. ``moved`` (0 to 1) is how far the clip has run."""
     thing = scene.things[index]
     if index or scene.direction is None:
         return thing.x, thing.y
@@ -34,7 +34,7 @@ def middle(scene: Scene, index: int, moved: float) -> tuple[float, float]:
 
 
 def _background(scene: Scene) -> np.ndarray:
-    """(H, W, 3) float: one dark grey, slightly tinted, with noise."""
+    """Return pixels (H, W, 3) float: dark grey, slightly tinted, with noise."""
     rng = np.random.default_rng(scene.noise_seed)
     tint = rng.uniform(15, 55) + rng.uniform(-10, 10, 3)
     return tint + rng.normal(0, _NOISE, (scene.height, scene.width, 3))
@@ -54,7 +54,7 @@ def _frame(scene: Scene, background: np.ndarray, *, moved: float) -> Image.Image
     size = (scene.width, scene.height)
     paint, cover = paint.resize(size, Image.Resampling.BOX), cover.resize(size, Image.Resampling.BOX)
     share = np.asarray(cover, dtype=np.float32)[..., None] / 255
-    # The paint is already darkened at the edges: it was averaged with black.
+    # The paint is already scaled by the share at the edges: the resize averaged it with black.
     pixels = background * (1 - share) + np.asarray(paint, dtype=np.float32)
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 

@@ -1,4 +1,4 @@
-"""Held-out scenes with questions: what a model that sees is asked."""
+"""The exam: questions about held-out scenes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_ANSWER = 20  # tokens
 
 @dataclass(frozen=True)
 class Item:
-    """One question about one held-out scene; items of one scene share its ``number``."""
+    """One question about a held-out scene. Items of the same scene have the same ``number``."""
 
     number: int
     scene: Scene
@@ -22,12 +22,12 @@ class Item:
 
     @property
     def kind(self) -> str:
-        """For example ``picture colour``, ``clip direction``."""
+        """The kind of question, for example ``picture colour`` or ``clip direction``."""
         return f"{'clip' if self.scene.direction else 'picture'} {self.question.kind}"
 
 
 def exam(*, pictures: int, clips: int, seed: int, asked: int = 4) -> list[Item]:
-    """``asked`` questions about each of so many held-out pictures and clips; the same for the same seed."""
+    """Return ``asked`` questions about each held-out picture and clip. The same seed gives the same items."""
     rng = np.random.default_rng(seed)
     items: list[Item] = []
     for number in range(pictures + clips):
@@ -37,7 +37,7 @@ def exam(*, pictures: int, clips: int, seed: int, asked: int = 4) -> list[Item]:
 
 
 def by_kind(items: list[Item], right: list[bool]) -> dict[str, dict[str, float]]:
-    """For each kind of question: how many there were, and the share of right answers."""
+    """Return the number of questions and the share of right answers for each kind."""
     table: dict[str, list[bool]] = {}
     for item, good in zip(items, right, strict=True):
         table.setdefault(item.kind, []).append(good)

@@ -1,7 +1,7 @@
 """Questions about a scene, each with one right answer in words.
 
-Answers begin with a small word, so that what matters has a blank before it, as in the questions: to a tokenizer of
-Qwen's kind, a word with and without one are two tokens.
+Answers begin with a short word, so that the key words have a space before them, as in the questions. To Qwen's
+tokenizer, a word with a space and one without are two different tokens.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PHRASINGS = {
 
 @dataclass(frozen=True)
 class Question:
-    """One question; ``kind`` is one of KINDS, ``about`` what its text asks about, empty where that is all there is."""
+    """One question. ``kind`` is one of KINDS; ``about`` names what is asked about, empty for the whole scene."""
 
     kind: str
     text: str
@@ -39,12 +39,12 @@ class Question:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The one or two words of the answer that matter, for example ("top", "left"); none of a list's many."""
+        """The one or two key words of the answer, for example ("top", "left"). The answer to "list" has none."""
         return () if self.kind == "list" else tuple(word for word in self.answer.split() if word in KEY_WORDS)
 
 
 def questions(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
-    """``count`` different questions (fewer where there are not so many), the kinds taking turns in random order."""
+    """Return up to ``count`` different questions. The kinds take turns in random order."""
     by_kind: dict[str, list[tuple[str, str]]] = {}
     for kind, about, answer in _all(scene):
         by_kind.setdefault(kind, []).append((about, answer))
@@ -65,7 +65,7 @@ def _asked(kind: str, about: str, answer: str, rng: np.random.Generator) -> Ques
 
 
 def listed(scene: Scene) -> str:
-    """What there is and where, in reading order; what moves comes first."""
+    """List the things with their places in reading order. A moving thing comes first."""
     still = scene.things[1:] if scene.direction else scene.things
     standing = sorted(still, key=lambda thing: CORNERS.index(thing.place))
     moving = [f"a {scene.things[0].name} goes {scene.direction}"] if scene.direction else []
@@ -77,7 +77,7 @@ def there_are(count: int) -> str:
 
 
 def _all(scene: Scene) -> Iterator[tuple[str, str, str]]:
-    """Every question without its phrasing: kind, what it is about, answer."""
+    """Yield every question before it is phrased: its kind, what it is about, the answer."""
     things = scene.things
     shapes, colours = Counter(t.shape for t in things), Counter(t.colour for t in things)
     names = Counter(t.name for t in things)
@@ -105,12 +105,12 @@ def _all(scene: Scene) -> Iterator[tuple[str, str, str]]:
 
 
 def plural(shape: str) -> str:
-    """circle -> circles, cross -> crosses"""
+    """Return the plural: circles, crosses."""
     return shape + ("es" if shape.endswith("s") else "s")
 
 
 def vocabulary_corpus() -> list[str]:
-    """Sentences with every word of the world, for a tokenizer that gives each a token of its own."""
+    """Return sentences with every word of the world. A tokenizer trained on them has one token for each word."""
     about = [*SHAPES, *map(plural, SHAPES), *COLOURS, "object", "objects"]
     pairs = [f"{colour} {thing}" for colour in COLOURS for thing in (*SHAPES, "objects")]
     lines = [text.format(what) for texts in PHRASINGS.values() for text in texts for what in (*about, *pairs)]

@@ -1,4 +1,4 @@
-"""Scenes: which shapes, in which colours, where, and what moves. Drawn from a seed, nothing rendered yet."""
+"""Random scenes from a seed: which shapes and colours there are, where they are, and what moves."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ COLOURS = {
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 MOST_OBJECTS = 3
-# Width and height in pixels. Some are multiples of a merged patch (32), the others must be resized.
+# Width and height in pixels. Some are multiples of a merged patch (32), others must be resized.
 PICTURE_SIZES = ((64, 64), (96, 64), (64, 96), (60, 70), (80, 56), (50, 50))
 CLIP_SIZES = ((64, 64), (96, 64), (64, 96))
 CLIP_FRAMES, CLIP_FPS = 4, 2.0
-_INSET = 0.25  # of the side: how far the middle of a corner lies from the edges
-_HELD_OUT_SHARE = 10  # one scene in so many is never trained on
+_INSET = 0.25  # distance of a corner's middle from the edges, as a share of the side
+_HELD_OUT_SHARE = 10  # one scene in this many is never used in training
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: ``x`` and ``y`` of its middle are fractions of the sides, ``size``, its radius, of the shorter one.
+    """One object. ``x`` and ``y`` of its middle are fractions of width and height.
 
-    ``place`` is its corner; for what moves, the one where it starts.
+    ``size`` is its radius as a fraction of the shorter side. ``place`` is its corner, or the corner where it starts.
     """
 
     shape: str
@@ -50,7 +50,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture, or with ``direction`` a clip in which the first thing moves. ``noise_seed`` is for the background."""
+    """A picture, or a clip if ``direction`` is set; then the first thing moves. ``noise_seed``: for the background."""
 
     width: int
     height: int
@@ -60,10 +60,10 @@ class Scene:
 
     @property
     def held_out(self) -> bool:
-        """Whether training must not see this arrangement; what counts is what there is, not how it is drawn.
+        """Whether training must not use this scene. It depends on the things and their places, not on sizes or noise.
 
-        One thing alone is always for training: there are few such scenes, and a model that never saw some of them
-        would learn that they do not occur.
+        Scenes with a single thing are never held out. There are few of them, and a model that never saw some would
+        learn that they do not occur.
         """
         if len(self.things) == 1:
             return False
@@ -72,7 +72,7 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, *, clip: bool, held_out: bool) -> Scene:
-    """A random scene of the asked-for side of the split."""
+    """Draw a random scene that is held out, or one that is not."""
     while True:
         scene = _clip(rng) if clip else _picture(rng)
         if scene.held_out == held_out:
@@ -87,7 +87,7 @@ def _picture(rng: np.random.Generator) -> Scene:
 
 
 def _clip(rng: np.random.Generator) -> Scene:
-    """The mover goes from one corner to the next; what stands still is on the other side and differs in name."""
+    """Draw a clip. One thing moves to the next corner; another may stand on the other side and has another name."""
     width, height = CLIP_SIZES[rng.integers(len(CLIP_SIZES))]
     direction = tuple(DIRECTIONS)[rng.integers(len(DIRECTIONS))]
     starts = [corner for corner in CORNERS if goes_to(corner, direction) in CORNERS]
@@ -100,7 +100,7 @@ def _clip(rng: np.random.Generator) -> Scene:
 
 
 def goes_to(corner: str, direction: str) -> str:
-    """The corner that lies in this direction; not one of CORNERS where there is none."""
+    """Return the corner in this direction, or an empty text if there is none."""
     row, column = corner.split()
     if direction in ("left", "right"):
         return f"{row} {direction}" if column != direction else ""

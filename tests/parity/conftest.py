@@ -1,4 +1,4 @@
-"""Shared by the tests that run the port beside the reference: one loader, one yardstick per case."""
+"""Fixtures for the tests that compare the port with the reference: one loader, one yardstick per case."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def loader(tmp_path_factory: pytest.TempPathFactory) -> Loader:
 
 
 class Runner:
-    """Runs the port's model through cases; yardsticks are measured once and kept."""
+    """Runs the port's model on cases. Each yardstick is only measured once."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -39,7 +39,7 @@ class Runner:
         return self._ready[name]
 
     def __call__(self, name: str) -> Result:
-        """The port, as it is at this moment, against the kept yardstick; the port is loaded anew each time."""
+        """Load the port, as it is patched now, and compare it with the stored yardstick."""
         folder, inputs, stage = self.prepared(name)
         subject = PortEngine(load_model(folder, dtype=torch.float32), chunk=inputs.chunk)
         return Result.of([judge_stage(stage, subject)])
@@ -52,7 +52,7 @@ def run_port(loader: Loader) -> Runner:
 
 @pytest.fixture
 def first_divergence(run_port: Runner) -> Callable[[str], tuple[str, str]]:
-    """Runs a case that must diverge; gives the seam and the step where it first does."""
+    """Run a case that must diverge. Returns the seam and step of the first divergence."""
 
     def run(name: str) -> tuple[str, str]:
         result = run_port(name)

@@ -1,4 +1,4 @@
-"""The tests of the port run on one thread: they are many small products, and cores are shared."""
+"""The tests of the port use one thread, because their matrix products are small."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def tied_model() -> Qwen3VL:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A seeded checkpoint; never changed."""
+    """A seeded checkpoint. Tests must not change it."""
     return make_checkpoint(tmp_path_factory.mktemp("port") / "tiny", "tiny")
 
 
 @pytest.fixture
 def copy(folder: Path, tmp_path: Path) -> Path:
-    """Its files but the weights, to damage."""
+    """A copy of its files without the weights, which tests may damage."""
     target = tmp_path / "copy"
     shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors"))
     return target

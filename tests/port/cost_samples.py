@@ -1,4 +1,4 @@
-"""What a piece of code costs in memory and time, measured in a process of its own."""
+"""Measures the memory and time of a piece of code in a separate process."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.261302
 
 
 def write_configs(folder: Path, *, picture: Any = PICTURE, video: Any = VIDEO) -> Path:
-    """The two files of a checkpoint folder; None leaves one out."""
+    """Write the two files of a checkpoint folder. None leaves one out."""
     for name, raw in (("preprocessor_config.json", picture), ("video_preprocessor_config.json", video)):
         if raw is not None:
             (folder / name).write_text(json.dumps(raw))
@@ -77,7 +77,7 @@ def reference_videos(**changes: Any) -> Qwen3VLVideoProcessor:
 
 
 def reference_video(own: Qwen3VLVideoProcessor, frames: np.ndarray) -> dict[str, Tensor]:
-    """pixel_values_videos and video_grid_thw of frames (F, H, W, 3) that have been sampled already."""
+    """Return the reference's pixel_values_videos and video_grid_thw of sampled frames (F, H, W, 3)."""
     metadata = VideoMetadata(total_num_frames=len(frames), fps=24, frames_indices=list(range(len(frames))))
     return own(
         videos=[frames],
@@ -89,12 +89,12 @@ def reference_video(own: Qwen3VLVideoProcessor, frames: np.ndarray) -> dict[str,
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
-    """uint8 of any shape."""
+    """Return uint8 noise of any shape."""
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """(H, W, 3) uint8: slow waves, a different one in each channel, much as photographs are."""
+    """Return (H, W, 3) uint8 with slow waves, different in each channel, similar to a photograph."""
     y, x = np.mgrid[:height, :width]
     rng = np.random.default_rng(seed)
     waves = [np.sin(y * a + x * b + c) for a, b, c in rng.uniform(0.01, 0.1, (3, 3))]
@@ -102,13 +102,13 @@ def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def moving(count: int, height: int, width: int) -> np.ndarray:
-    """(F, H, W, 3) uint8: a pattern that moves three pixels to the right with every frame."""
+    """Return (F, H, W, 3) uint8: a pattern that moves three pixels to the right in every frame."""
     first = smooth(height, width)
     return np.stack([np.roll(first, 3 * index, axis=1) for index in range(count)])
 
 
 def write_clip(path: Path, frames: Sequence[np.ndarray], *, fps: Fraction | int = 10, codec: str = "mpeg4") -> Path:
-    """Frames (H, W, 3) uint8 with even sides as a video in the container that the suffix names."""
+    """Write frames (H, W, 3) uint8 with even sides as a video. The suffix selects the container."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps))
         stream.height, stream.width = frames[0].shape[:2]
@@ -120,7 +120,7 @@ def write_clip(path: Path, frames: Sequence[np.ndarray], *, fps: Fraction | int 
 
 
 class Heard:
-    """Values of all taps inside the block, by name."""
+    """Collects the tensors of all taps inside the block, by name."""
 
     def __init__(self) -> None:
         self.values: dict[str, Tensor] = {}
@@ -139,5 +139,5 @@ class Heard:
 
 
 def grid_of(patches: Patches) -> list[list[int]]:
-    """As the reference gives it."""
+    """Return the grid as the reference gives it."""
     return [list(patches.grid_thw)]

@@ -33,12 +33,12 @@ MERGE = 2
 
 
 def raw_config(**options: Any) -> dict[str, Any]:
-    """A fresh, sound ``config.json`` as a dict; options as in ``config_dict``."""
+    """Return a new, valid ``config.json`` as a dict. Options as in ``config_dict``."""
     return copy.deepcopy(config_dict(TINY, token_ids=TOKEN_IDS, dtype="float32", **options))
 
 
 def make_model(*, tied: bool = False, dtype: torch.dtype = torch.float64) -> Qwen3VL:
-    """A model with seeded weights in which no seam is dead."""
+    """Make a model with seeded weights in which every seam influences the logits."""
     model = Qwen3VL(Qwen3VLConfig.from_dict(raw_config(tied=tied)))
     state = {}
     for name, parameter in model.named_parameters():
@@ -50,7 +50,7 @@ def make_model(*, tied: bool = False, dtype: torch.dtype = torch.float64) -> Qwe
 
 @dataclass(frozen=True)
 class Picture:
-    """An image or a video of a prompt; the seed decides its pixels."""
+    """An image or a video of a prompt. Its pixels depend on the seed."""
 
     grid: tuple[int, int, int]
     seed: int
@@ -76,7 +76,7 @@ Row = Sequence[Part]
 
 
 def text(seed: int, length: int) -> list[int]:
-    """Ordinary token ids."""
+    """Return ordinary token ids."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 680, (length,), generator=generator).tolist()
 
@@ -86,7 +86,7 @@ def tokens_of(row: Row) -> list[int]:
 
 
 def batch(rows: Sequence[Row], *, side: str = "left", pad_id: int = 690, extra: int = 0) -> Inputs:
-    """One batch, padded to its longest row and ``extra`` tokens more."""
+    """Make one batch, padded to its longest row plus ``extra`` tokens."""
     tokens = [tokens_of(row) for row in rows]
     width = max(map(len, tokens)) + extra
     ids = torch.full((len(rows), width), pad_id)
@@ -108,7 +108,7 @@ def batch(rows: Sequence[Row], *, side: str = "left", pad_id: int = 690, extra: 
 
 
 def real(logits: Tensor, inputs: Inputs, row: int) -> Tensor:
-    """The logits (tokens, V) of one row's real tokens."""
+    """Return the logits (tokens, V) of one row's real tokens."""
     return logits[row][inputs.attention_mask[row].bool()]
 
 

@@ -1,4 +1,4 @@
-"""A chat template that does what published ones do, and tools for it."""
+"""A chat template with the features of published ones, and tools for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""config.json is read in both dialects, and everything that cannot be built is refused by name."""
+"""config.json is read in both dialects, and every unusable field is refused with its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generation against whole forward passes without a cache, in float64. Legend: B, S, V = rows, tokens, vocabulary."""
+"""Generation compared with full forwards without a cache, in float64. Legend: B, S, V = rows, tokens, vocabulary."""
 
 from __future__ import annotations
 

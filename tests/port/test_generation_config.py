@@ -1,4 +1,4 @@
-"""``generation_config.json``: what is read, what is left alone, what is refused by name."""
+"""``generation_config.json``: fields that are read, ignored, or refused with their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grid arithmetic against loops that a reader can follow, and against torch's own interpolation.
+"""Grid arithmetic compared with simple loops and with torch's own interpolation.
 
 Legend: t, h, w = frames, rows and columns of patches; m = spatial merge size; N = patches.
 """

@@ -1,4 +1,4 @@
-"""The port stands alone: no import of it, direct or not, reaches transformers or another room."""
+"""The port imports neither transformers nor another room, directly or indirectly."""
 
 from __future__ import annotations
 

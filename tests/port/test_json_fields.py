@@ -1,4 +1,4 @@
-"""Files that hold JSON: every kind of bad file is refused at once, every bad field is named with its value."""
+"""JSON files: every kind of bad file is refused at once, and every bad field is named with its value."""
 
 from __future__ import annotations
 

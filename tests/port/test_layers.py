@@ -1,4 +1,4 @@
-"""Conv3dNoBias, RMSNorm and rotation against their formulas.
+"""Conv3dNoBias, RMSNorm and rotation compared with their formulas.
 
 Legend: O, C = channels out and in; T, P, Q = kernel; D, H, W = volume.
 """

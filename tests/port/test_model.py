@@ -1,6 +1,6 @@
-"""What must hold of any correct Qwen3-VL: batching, padding, chunking and caching change nothing.
+"""Properties of every correct Qwen3-VL: batching, padding, chunking and caching do not change the logits.
 
-float64 throughout: between two correct ways there is only rounding (1e-15 relative a step), so 1e-9 on logits of
+All tests use float64. Two correct computations only differ by rounding (1e-15 relative per step), so 1e-9 on logits of
 standard deviation 2 is far above the noise and far below any mistake.
 """
 

@@ -1,4 +1,4 @@
-"""M-RoPE positions against an independent walk through the prompt, and angles against plain RoPE."""
+"""M-RoPE positions compared with an independent loop over the prompt, and angles with plain RoPE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patch order: against a loop that a reader can follow, against the grid's merge order, against the reference.
+"""Patch order compared with a simple loop, with the grid's merge order, and with the reference.
 
 Legend: t, h, w = grid in merged patches; P, T, M = patch, temporal patch, merge sizes; N = patches.
 """

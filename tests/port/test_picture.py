@@ -1,4 +1,4 @@
-"""Decoding against the reference's ``load_image``, mode by mode; what is refused, and at what cost."""
+"""Decoding compared with the reference's ``load_image`` in each mode, and pictures that are refused cheaply."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_transparency_shows_what_lies_under_it_and_where_others_lay_it_on_white(
 
 
 def test_16_bit_grey_is_cut_off_at_255_as_in_the_reference(tmp_path: Path) -> None:
-    """Plainly useless, but what the reference's model sees. Its other reader leaves 16 bits, which fit no rescale."""
+    """An unhelpful result, but the reference's model gets it. Its other reader keeps 16 bits, which no rescale fits."""
     values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
     ours = load_picture(tmp_path / "deep.png")
@@ -199,7 +199,7 @@ def test_16_bit_grey_is_cut_off_at_255_as_in_the_reference(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("kind", ["colour, JPEG", "alpha", "palette with alphas", "grey", "progressive, JPEG", "GIF"])
 def test_the_references_other_reader_has_the_same_pixels(kind: str, tmp_path: Path) -> None:
-    """``load_image_as_tensor``: what its processor reads files with that nobody has loaded."""
+    """``load_image_as_tensor``: its processor uses it for files that are not loaded yet."""
     suffix, write = FILES[kind]
     write(tmp_path / f"picture.{suffix}")
     theirs = load_image_as_tensor(str(tmp_path / f"picture.{suffix}")).permute(1, 2, 0).numpy()

@@ -1,4 +1,4 @@
-"""Pixel configs: read as the reference reads the same files, refused by file and field where they cannot be used."""
+"""Pixel configs are read as by the reference. Unusable ones are refused with file and field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures and videos to patches: equal bit for bit to the reference's processors over sizes and configs."""
+"""Patches of pictures and videos are bit-equal to those of the reference's processors, for many sizes and configs."""
 
 from __future__ import annotations
 

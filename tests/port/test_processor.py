@@ -1,4 +1,4 @@
-"""The processor beside the reference's, on both of its ways in: any conversation, from files, with tools, tapped."""
+"""The processor compared with the reference's: random conversations, files, tools, taps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Placeholders in prompts, the two ways to write a video, and what a conversation may hold."""
+"""Placeholders in prompts, the two ways to write a video, and the allowed content of conversations."""
 
 from __future__ import annotations
 

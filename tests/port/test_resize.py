@@ -1,4 +1,4 @@
-"""Sizes against the reference's two rules, pixels against both of its backends; qwen-vl-utils as a second witness."""
+"""Sizes compared with the reference's two rules and qwen-vl-utils, pixels with both of the reference's backends."""
 
 from __future__ import annotations
 

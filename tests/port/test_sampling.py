@@ -1,4 +1,4 @@
-"""Sampling against transformers' own processors. Legend: B, V = rows, vocabulary."""
+"""Sampling compared with transformers' own logits processors. Legend: B, V = rows, vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile chat templates cost bounded time and memory and reach nothing; their process comes and goes as it should."""
+"""Hostile chat templates have limited time and memory and no access; their process starts and ends correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taps read and replace values, and are not there when nobody listens."""
+"""Taps read and replace tensors, and do nothing without a listener."""
 
 from __future__ import annotations
 

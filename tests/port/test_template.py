@@ -1,4 +1,4 @@
-"""Chat templates: rendered as transformers renders them, and taken from where it looks for them."""
+"""Chat templates are rendered as in transformers, and found in the same places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer against the reference's: ids of any text, text of any ids, padding, and streams."""
+"""The tokenizer compared with the reference's: encoding, decoding, padding, and streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling, timestamps and decoding against the reference's rules and its PyAV reader; hostile and broken videos."""
+"""Sampling, timestamps and decoding compared with the reference and its PyAV reader; hostile and broken videos."""
 
 from __future__ import annotations
 
@@ -363,7 +363,7 @@ def test_frames_that_change_their_size_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fps", [None, 5.0, 30])
 def test_arrays_lists_and_folders_are_one_video(tmp_path: Path, fps: float | None) -> None:
-    """Sampled as the reference samples arrays, at 24 frames a second where nobody says."""
+    """Sampled as the reference samples arrays, at 24 frames per second if no rate is given."""
     frames = moving(50, 16, 24)
     for index, frame in enumerate(frames):
         Image.fromarray(frame).save(tmp_path / f"frame-{index}.png")  # frame-10 sorts before frame-9 by its letters

@@ -1,4 +1,4 @@
-"""The vision tower: attention inside segments, and what one picture may know of another.
+"""The vision tower: attention stays inside segments, and pictures do not influence each other.
 
 Legend: N = patches, H, D = heads and their width.
 """

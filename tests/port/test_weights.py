@@ -1,4 +1,4 @@
-"""Checkpoint folders: every sound layout gives the same parameters, every fault is refused by name."""
+"""Checkpoint folders: every valid layout gives the same parameters, and every fault is refused with its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference is read whole and left as it was, and its stepwise drive is what ``generate`` does."""
+"""The capture gets every seam and leaves the reference unchanged. Its prefill and decode steps match ``generate``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seeded checkpoints: complete, the same every time, readable by the reference, and alive at every seam."""
+"""Seeded checkpoints are complete, always the same, and readable by the reference, and every seam matters."""
 
 from __future__ import annotations
 
@@ -167,11 +167,11 @@ def test_impossible_shapes_are_refused() -> None:
         replace(TINY.text, kv_heads=4)
     with pytest.raises(ValueError, match="covers 9 rotary pairs, head_dim 16 has 8"):
         replace(TINY.text, mrope_section=(4, 3, 2))
-    with pytest.raises(ValueError, match=r"taps \[3, 1\] must rise"):
+    with pytest.raises(ValueError, match=r"taps \[3, 1\] must be strictly increasing"):
         replace(TINY.vision, taps=(3, 1))
-    with pytest.raises(ValueError, match=r"taps \[6\] must rise strictly and lie in the 6 vision blocks 0..5"):
+    with pytest.raises(ValueError, match=r"taps \[6\] must be strictly increasing and within the 6 vision blocks 0..5"):
         replace(TINY.vision, taps=(6,))
-    with pytest.raises(ValueError, match="positions 65 is no square"):
+    with pytest.raises(ValueError, match="positions 65 is not a square"):
         replace(TINY.vision, positions=65)
     with pytest.raises(ValueError, match="head_dim divisible by 4"):
         replace(TINY.vision, heads=8)
@@ -408,7 +408,7 @@ def test_rope_parameters_dialect_means_the_same_to_transformers_5(
 
 def test_unknown_options_are_refused(tmp_path: Path) -> None:
     out: Any = tmp_path / "x"
-    with pytest.raises(ValueError, match="dtype 'int8' is none of float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="dtype 'int8' is not one of float32, bfloat16, float16"):
         make_checkpoint(out, dtype="int8")
     with pytest.raises(ValueError, match="layout 'gguf' is neither"):
         make_checkpoint(out, layout="gguf")  # type: ignore[arg-type]

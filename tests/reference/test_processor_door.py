@@ -1,4 +1,4 @@
-"""The door to the reference's processor: what it mends, and that it leaves the object as it was."""
+"""The interface to the reference's processor: what it patches, and that it leaves the object unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> ReferenceProcessor:
 
 
 def test_a_timestamp_is_of_the_frames_of_one_temporal_patch(odd: ReferenceProcessor) -> None:
-    """Whatever size a release of transformers asks for: 4.57 asks for merge_size."""
+    """The size that transformers passes has no effect. 4.57 passes merge_size."""
     for size in ((), (3,), (4,)):
         assert odd.processor._calculate_timestamps(list(range(8)), 2.0, *size) == [0.75, 2.75]
 
@@ -35,5 +35,5 @@ def test_prompts_have_one_timestamp_for_each_row_of_the_grid(odd: ReferenceProce
     assert len(times) == int(batch["video_grid_thw"][0, 0])
     text = odd.decode(batch["input_ids"][0].tolist())
     assert [f"<{time:.1f} seconds>" in text for time in times] == [True] * len(times)
-    # What was recorded on the way is still mended.
+    # The function is still patched after it was recorded.
     assert len(odd.processor._calculate_timestamps(list(range(12)), 2.0, 3)) == 3

@@ -1,4 +1,4 @@
-"""The small tokenizer: real, stable to the byte, and with Qwen's special tokens."""
+"""The small tokenizer works, always has the same bytes, and has Qwen's special tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trained model that ships: what its provenance says of it is true, and it sees."""
+"""The trained model: its training.json is correct, and it answers the exam."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small world: every question has one right answer, nothing held out is trained on, pixels show what is said."""
+"""The small world: every question has one right answer, held-out scenes are not used in training, pixels are right."""
 
 from __future__ import annotations
 

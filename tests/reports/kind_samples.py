@@ -1,4 +1,4 @@
-"""Small sound documents of the kinds that have simple pages, and of the kill matrix."""
+"""Small valid documents of the kinds with simple pages, and of the kill matrix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a page of a report is checked with: its tags, and a document as HTML and Markdown."""
+"""Helpers to check a report's page: its tags, and a document as HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def markdown(sample: Document) -> str:
 
 
 class Page(HTMLParser):
-    """Checks that tags nest, and gathers what the tests ask for."""
+    """Checks that tags are nested correctly, and collects data for the tests."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, whatever interrupts the writing."""
+"""Files are written completely or not at all, even if writing is interrupted."""
 
 from __future__ import annotations
 

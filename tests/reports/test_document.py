@@ -1,4 +1,4 @@
-"""The document's schema: sound documents pass, every planted fault is refused with its path."""
+"""The schema of documents: valid documents pass, and every planted fault is refused with its path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The heat map's colours stand where the errors are."""
+"""The colours of a heat map are at the places of the errors."""
 
 from __future__ import annotations
 

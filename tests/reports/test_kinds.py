@@ -1,4 +1,4 @@
-"""Every kind of document: written whole, made again from its JSON, and refused where it contradicts itself."""
+"""Every kind of document is written completely, made again from its JSON, and refused if it contradicts itself."""
 
 from __future__ import annotations
 

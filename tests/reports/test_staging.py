@@ -1,4 +1,4 @@
-"""Report folders: whole or not at all, and nothing of anybody else's is ever removed."""
+"""Report folders are written completely or not at all, and other files are never removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV tables say what the document says, to the last digit."""
+"""CSV tables have the same numbers as the document, to the last digit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _back(row: dict[str, str], *, like: Document) -> Document:
 
 
 def _isolated_back(row: dict[str, str], *, like: Document) -> Document:
-    """The figures come back; status and worst row of the isolated reading stand in the JSON alone."""
+    """Read the isolated figures back. Status and worst row of the isolated comparison are only in the JSON."""
     figures = {field: float(row[f"isolated_{field}"]) for field in ("figure", "gate", "ratio")}
     return {**like, **figures}
 

@@ -1,4 +1,4 @@
-"""Leftovers of killed runs are removed; whatever is not one for certain stays."""
+"""Leftovers of killed runs are removed. Everything that may be something else stays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole reports: all formats, again from the saved JSON, and never half of one."""
+"""Reports are written in all formats, made again from the saved JSON, and never incomplete."""
 
 from __future__ import annotations
 

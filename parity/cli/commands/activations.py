@@ -1,4 +1,4 @@
-"""``parity activations``: how the activations of checkpoints differ, trained from seeded."""
+"""``parity activations``: compares the activations of trained and seeded checkpoints."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TITLES = {
 def activations(
     *, models: tuple[str, ...], images: tuple[Path, ...], prompt: str | None, out: Path | None, as_json: bool
 ) -> int:
-    """Measure each checkpoint on one prefill, and the seeded and the trained one beside them."""
+    """Measure each checkpoint on one prefill, and also the seeded checkpoint and the trained model."""
     loader = Loader()
     chosen = {
         "seeded": loader.checkpoint(SeededCheckpoint()),

@@ -1,4 +1,4 @@
-"""``parity calibrate``: the smallest m without a false alarm, measured and kept as data."""
+"""``parity calibrate``: measures the smallest m without a false alarm, and keeps the data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from reports.atomic import write_text
 
 
 def calibrate(*, dtypes: tuple[str, ...], seeds: int, cases: tuple[str, ...], out: Path, as_json: bool) -> int:
-    """Carry the command out; 1 where a correct run needs more than the project's gates give."""
+    """Run the command. Returns 1 if a correct run needs a larger m than the project's gates have."""
     environment = here(threads=torch.get_num_threads())
     named = chosen_cases(cases) or standard_suite()
     chosen = [case for case in named if "model" in case.stages]

@@ -1,4 +1,4 @@
-"""``parity chat``: ask the port about pictures and videos, the answer streamed. Needs no transformers."""
+"""``parity chat``: asks the port about pictures and videos, and streams the answer. Needs no transformers."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from port import GenerationConfig, PortError, Processor, load_model
 from reference.trained import trained_checkpoint
 
 DEFAULT_MAX_NEW_TOKENS = 512
-_HELP = "/image PATH or /video PATH adds one to the next question, /clear starts anew, /quit or Ctrl-D ends"
+_HELP = "/image PATH or /video PATH adds a file to the next question, /clear starts a new chat, /quit or Ctrl-D ends"
 
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """What ``parity chat`` was asked for; a sampling option that is None is the checkpoint's own."""
+    """The options of ``parity chat``. A sampling option that is None is taken from the checkpoint."""
 
     model: str | None
     images: tuple[Path, ...]
@@ -47,7 +47,7 @@ class ChatOptions:
 
 
 def chat(options: ChatOptions) -> int:
-    """Carry the command out."""
+    """Run the command."""
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.as_json and options.prompt is None:
@@ -73,7 +73,7 @@ def chat(options: ChatOptions) -> int:
 
 
 def chosen_config(own: GenerationConfig, options: ChatOptions) -> GenerationConfig:
-    """The checkpoint's settings with what the user gave in their place; any sampling option turns sampling on."""
+    """Return the checkpoint's settings, replaced by the user's options. Any sampling option turns sampling on."""
     given = {
         name: value
         for name in ("temperature", "top_k", "top_p", "repetition_penalty")
@@ -98,9 +98,9 @@ def _once(talk: Chat, content: Sequence[dict[str, Any]], *, as_json: bool) -> No
 
 
 def _interactive(talk: Chat, media: list[dict[str, Any]]) -> None:
-    """Questions from the terminal, one a line, until Ctrl-D. Bad input is said and forgotten."""
+    """Answer questions from the terminal, one per line, until Ctrl-D. After bad input, the chat goes on."""
     with suppress(ImportError):
-        import readline  # noqa: F401  # input() then edits lines and remembers them
+        import readline  # noqa: F401  # gives input() line editing and a history
     click.echo(_HELP, err=True)
     while (line := _line()) not in (None, "/quit", "/exit"):
         command, _, rest = line.partition(" ")
@@ -119,7 +119,7 @@ def _interactive(talk: Chat, media: list[dict[str, Any]]) -> None:
 
 
 def _line() -> str | None:
-    """The next line of the terminal; None at its end."""
+    """Read the next line from the terminal; None at its end."""
     try:
         if sys.stdin.isatty():
             return input("> ").strip()
@@ -130,13 +130,13 @@ def _line() -> str | None:
 
 
 def _answered(talk: Chat, media: list[dict[str, Any]], line: str) -> list[dict[str, Any]]:
-    """ChatAnswer one line; the media that still wait for a question. Ctrl-C ends the answer, not the chat."""
+    """Answer one line. Returns the media that still wait for a question. Ctrl-C ends the answer, not the chat."""
     content = [*media, {"type": "text", "text": line}]
     answer = ChatAnswer()
     try:
         _show(talk, content, answer)
     except PortError as error:
-        lost = f" (without it go {len(media)} pictures and videos; add the good ones again)" if media else ""
+        lost = f" ({len(media)} pictures and videos are dropped with it; add the good ones again)" if media else ""
         _complain(f"{error}{lost}")
         return []
     except Terminated:
@@ -149,7 +149,7 @@ def _answered(talk: Chat, media: list[dict[str, Any]], line: str) -> list[dict[s
 
 
 def _show(talk: Chat, content: Sequence[dict[str, Any]], answer: ChatAnswer) -> None:
-    """Print an answer while it comes, then its speed. The line is ended also where the answer is interrupted."""
+    """Print an answer while it is generated, then its speed. An interrupted answer also ends with a newline."""
     try:
         for piece in talk.ask(content, answer):
             click.echo(harmless(piece), nl=False)
@@ -165,14 +165,14 @@ def _complain(message: str) -> None:
 
 
 def _folder(model: str | None) -> Path:
-    """The checkpoint's folder: the trained one that ships, the named one, or a snapshot from the hub."""
+    """Return the folder of the trained model, of the named checkpoint, or of a snapshot from the hub."""
     if model is None:
         return trained_checkpoint()
     path = Path(model).expanduser()
     if path.is_dir():
         return path
     from reference.errors import ReferenceModelError
-    from reference.hub import checkpoint_folder  # needs the hub's client, but no transformers
+    from reference.hub import checkpoint_folder  # needs huggingface_hub, but no transformers
 
     try:
         return checkpoint_folder(model)

@@ -1,4 +1,4 @@
-"""``parity compare``: two trace folders and the floors between further correct runs. Needs no torch."""
+"""``parity compare``: compares two trace folders; further correct runs make the floors. Needs no torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from parity.seams.contract import check_reference
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What ``parity compare`` was asked for; ``multiple`` is the gate's m, None for the project's."""
+    """The options of ``parity compare``. ``multiple`` is the gate's m; None: the project's m."""
 
     subject: Path
     reference: Path
@@ -39,11 +39,11 @@ class CompareOptions:
 
 
 def compare_folders(options: CompareOptions) -> int:
-    """Judge a subject's folder against the reference's; returns the exit code of the verdict."""
+    """Judge a subject's folder against the reference's. Returns the exit code of the verdict."""
     if not options.floors:
         raise ParityError(
             "no floor: give at least one further correct run with --floor; "
-            "`parity run --traces DIR` leaves some in DIR/floor-1, DIR/floor-2, ..."
+            "`parity run --traces DIR` writes some to DIR/floor-1, DIR/floor-2, ..."
         )
     gate = DEFAULT_GATE if options.multiple is None else FloatGate(m=options.multiple, ulps=DEFAULT_GATE.ulps)
     reference, subject = FolderTrace(options.reference), FolderTrace(options.subject)
@@ -80,7 +80,7 @@ def _observe(floors: Floors, run: Trace) -> None:
 
 
 def check_folders(folders: Sequence[Path]) -> int:
-    """Say what is wrong with trace folders; 0 when nothing is, else 2."""
+    """Print the problems of trace folders. Returns 0 if there are none, otherwise 2."""
     found = {folder: check_folder(folder) for folder in folders}
     with view.printing():
         for folder, problems in found.items():

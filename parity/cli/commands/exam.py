@@ -1,4 +1,4 @@
-"""``parity exam``: right answers about held-out pictures and clips, several engines side by side."""
+"""``parity exam``: asks several engines the same questions about held-out pictures and clips."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def exam(
     threads: int | None,
     as_json: bool,
 ) -> int:
-    """Carry the command out: PARITY when the port answers as the reference does, and both see well enough."""
+    """Run the command. PARITY if port and reference give the same answers, and enough of them are right."""
     if threads:
         torch.set_num_threads(threads)
     if pictures + clips == 0:

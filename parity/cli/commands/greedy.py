@@ -1,4 +1,4 @@
-"""``parity greedy``: the port's greedy tokens beside those of another engine."""
+"""``parity greedy``: compares the port's greedy tokens with those of another engine."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def greedy(
     out: Path | None,
     as_json: bool,
 ) -> int:
-    """Carry the command out; returns the exit code of the verdict."""
+    """Run the command. Returns the exit code of the verdict."""
     loader = Loader()
     folder = loader.checkpoint(SeededCheckpoint()) if model is None else named_checkpoint(model)
     read_config(folder)
     for path in images:
-        PictureFile(path).load()  # said here in our words, and before the engine starts
+        PictureFile(path).load()  # a bad picture is reported before the engine starts
     found = compare_tokens(engine(name), folder, prompt, images=list(images), steps=steps, loader=loader)
     document = tokens_document(found, environment=here(threads=torch.get_num_threads()))
     return finish(document, lambda console: _show(console, document), as_json=as_json, out=out)

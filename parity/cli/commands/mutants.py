@@ -1,4 +1,4 @@
-"""``parity mutants``: the power of the gates. Known mistakes are planted in the port, and every one must be caught."""
+"""``parity mutants``: tests the gates. Known mistakes are planted in the port, and every one must be caught."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _JUSTIFY: dict[str, Literal["left", "right"]] = {"exposed by": "right"}
 def mutants(
     *, cases: tuple[str, ...], every_case: bool, ids: tuple[str, ...], dtype: str, out: Path | None, as_json: bool
 ) -> int:
-    """Carry the command out; 0 where every mutant that changes the function is caught, else 1."""
+    """Run the command. Returns 0 if every mutant that changes the results is caught, otherwise 1."""
     if cases and every_case:
-        raise ParityError("--case and --every-case exclude each other; leave one of them out")
+        raise ParityError("--case and --every-case cannot be used together; leave one of them out")
     planted = chosen(ids)
     tried = chosen_cases(cases or (ALL if every_case else DEFAULT))
     folder = report_folder(out, "mutants")
-    # A forward pass takes one thread here, see kill_matrix.
+    # A forward pass uses one thread here, see kill_matrix.
     environment = here(threads=1)
     start = time.perf_counter()
     with Staged(folder) as staged:
@@ -63,12 +63,12 @@ def _show(console: Console, matrix: Matrix, document: dict[str, Any], folder: Pa
         f"{100 * totals['localisation_rate']:.1f} %"
     )
     console.print(f"smallest set of cases found: {', '.join(cover['cases'])} ({cover['forwards']} forwards)")
-    console.print(f"{len(document['not_planted'])} real bugs have no place in the port; the report says why")
+    console.print(f"{len(document['not_planted'])} real bugs cannot be planted in the port; the report says why")
     console.print(view.plain(f"report: {folder / 'report.html'}"), soft_wrap=True)
 
 
 def _table(matrix: Matrix) -> Table:
-    """``exposed by``: how many of the cases that have what the mistake needs caught it."""
+    """Make the table. ``exposed by``: cases that caught the mistake, of those that have what it needs to show."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("mutant", "component", "real", "fate", "exposed by", "planted at", "first divergence, or evidence"):
         table.add_column(name, no_wrap=name in ("mutant", "planted at"), justify=_JUSTIFY.get(name, "left"))
@@ -94,7 +94,7 @@ def _place(result: MutantResult) -> str:
         return place if result.localised else f"[yellow]{place}, {first.case}[/yellow]"
     ran = [outcome for outcome in result.outcomes if outcome.state == "survived"]
     if ran and all(outcome.identical for outcome in ran):
-        return "every value bit-equal to the correct port's"
+        return "every value is bit-equal to the correct port's"
     worst = max((outcome.worst or 0.0 for outcome in ran), default=0.0)
     floors = max((outcome.floors or 0.0 for outcome in ran), default=0.0)
-    return f"at most {worst:.2g} of a gate, {floors:.2g} floors when isolated" if ran else "no case that it applies to"
+    return f"at most {worst:.2g} of a gate, {floors:.2g} floors when isolated" if ran else "it applies to no case"

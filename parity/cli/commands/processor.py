@@ -1,4 +1,4 @@
-"""``parity processor``: the port's processor beside the reference's on the user's own files, values and speed."""
+"""``parity processor``: compares the processors of port and reference on the user's files: values and speed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def processor(
     threads: int | None,
     as_json: bool,
 ) -> int:
-    """Carry the command out; the exit code is that of the verdict over all files."""
+    """Run the command. Returns the exit code of the verdict over all files."""
     sources: list[Picture | Video] = [*map(PictureFile, images), *map(VideoFile, videos)]
     if not sources:
         raise ParityError("there is nothing to process; give --image or --video")
@@ -76,7 +76,7 @@ def _show(console: Console, document: dict[str, Any]) -> None:
 
 
 def _speed_table(speeds: list[dict[str, Any]]) -> Table:
-    """One line a file; above 1 the port is the faster."""
+    """Make a table with a line for each file. With a ratio above 1, the port is faster."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("file to tensors (median)", "port", "reference", "reference / port", "rounds"):
         table.add_column(name, justify="left" if name.startswith("file") else "right", no_wrap=True)

@@ -1,4 +1,4 @@
-"""``parity run``: one checkpoint, one input, the port beside the reference, a verdict and a report."""
+"""``parity run``: compares the port with the reference on one input. Gives a verdict and a report."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from parity.runs.loader import Loader, named_checkpoint, read_config
 from parity.runs.store import TraceStore
 from reports.staging import Staged
 
-SEEDED = "seeded"  # as MODEL: the tiny seeded checkpoint
+SEEDED = "seeded"  # the value of MODEL for the tiny seeded checkpoint
 TIMED_RUNS = 3
-# checkpoint, weights, pictures, yardstick, four floor runs, processor twice, model twice, report
+# Steps: checkpoint, weights, pictures, yardstick, four floor runs, processor twice, model twice, report.
 _WORK = 13
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What ``parity run`` was asked for."""
+    """The options of ``parity run``."""
 
     model: str | None
     images: tuple[Path, ...]
@@ -57,7 +57,7 @@ class RunOptions:
 
 
 def run(options: RunOptions) -> int:
-    """Carry the command out; returns the exit code of the verdict."""
+    """Run the command. Returns the exit code of the verdict."""
     if options.threads:
         torch.set_num_threads(options.threads)
     case = chosen_case(options)
@@ -71,14 +71,14 @@ def run(options: RunOptions) -> int:
         if options.traces is not None:
             store = TraceStore(stack.enter_context(Staged(options.traces, what="traces")).work)
         report = stack.enter_context(Staged(folder)).work
-        # Before the bar: a download has bars of its own.
+        # Before the bar is shown: a download shows its own bars.
         named = None if options.model in (None, SEEDED) else named_checkpoint(str(options.model))
         step = stack.enter_context(progress_bar(_WORK + timing, quiet=options.as_json))
         step("checkpoint")
         checkpoint = named or loader.checkpoint(case.checkpoint)
         read_config(checkpoint)
         if "model" in case.stages:
-            step("loading weights")  # first of all, so that a broken checkpoint is named before any forward
+            step("loading weights")  # first, so that a broken checkpoint is reported before any forward
             loader.port(checkpoint, options.dtype)
             loader.reference(checkpoint, options.dtype)
         if "processor" in case.stages:
@@ -102,19 +102,19 @@ def run(options: RunOptions) -> int:
 
 
 def chosen_case(options: RunOptions) -> Case:
-    """The case that the options describe: one by name, the default, or one of the user's own."""
+    """Return the case that the options describe: a named case, the default, or the user's own input."""
     own = bool(options.images or options.videos) or options.prompt is not None
     if options.case is not None:
         (chosen,) = chosen_cases([options.case])
         if own or options.model or options.batch > 1 or options.seed or options.steps is not None:
             raise ParityError(
-                "--case brings its own model, seed, prompt, pictures, batch and steps; leave those out, or leave it out"
+                "--case has its own model, seed, prompt, pictures, batch and steps; leave those options or --case out"
             )
         if options.chunk is not None or options.padding_side != "left":
-            raise ParityError("--case brings its own chunk and padding side; leave those out, or leave it out")
+            raise ParityError("--case has its own chunk and padding side; leave those options or --case out")
         return chosen
     if options.seed and options.model != SEEDED:
-        raise ParityError(f"--seed is the seeded checkpoint's; use `parity run {SEEDED} --seed {options.seed}`")
+        raise ParityError(f"--seed is only for the seeded checkpoint; use `parity run {SEEDED} --seed {options.seed}`")
     base = trained_case() if options.model is None else photo_case(SeededCheckpoint("tiny", seed=options.seed))
     rows = base.rows
     if own:
@@ -136,10 +136,10 @@ def chosen_case(options: RunOptions) -> Case:
 
 
 def _timed(run: CaseRun, step: Bar) -> dict[str, Any] | None:
-    """None where the subject cannot be timed because it failed to run."""
+    """Time both sides. Returns None if the subject failed to run."""
     if run.result.error is not None or run.subject is None or run.model is None or run.inputs is None:
         return None
-    # sdpa is what users of the reference run; eager is only the yardstick.
+    # Users of the reference run sdpa; eager is only used for the yardstick.
     reference = ReferenceEngine(run.model.reference.model, "sdpa")
     progress = iter(range(2 * (TIMED_RUNS + 1)))
     return measure(

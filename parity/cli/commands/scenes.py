@@ -1,4 +1,4 @@
-"""``parity scenes``: pictures and clips that the trained model never saw, as files, with questions and answers."""
+"""``parity scenes``: writes held-out pictures and clips as files, with questions and answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUESTIONS = "questions.json"
 
 
 def scenes(*, folder: Path, pictures: int, clips: int, seed: int) -> int:
-    """Write them, and ``questions.json``: file, kind, question and right answer of each."""
+    """Write the files, and ``questions.json`` with the file, kind, question and right answer of each item."""
     if pictures + clips == 0:
         raise ParityError("there is nothing to write; give --pictures or --clips")
     if folder.exists():

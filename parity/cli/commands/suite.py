@@ -1,4 +1,4 @@
-"""``parity suite``: the standard cases, a report each, and a verdict per phase."""
+"""``parity suite``: runs the standard cases. Gives a report for each, and a verdict for each phase."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from reports.write import write_report
 
 @dataclass(frozen=True)
 class SuiteOptions:
-    """What ``parity suite`` was asked for; without cases and phases, everything."""
+    """The options of ``parity suite``. Without cases and phases, everything runs."""
 
     cases: tuple[str, ...]
     phases: tuple[int, ...]
@@ -41,7 +41,7 @@ class SuiteOptions:
 
 
 def suite(options: SuiteOptions) -> int:
-    """Carry the command out; returns the exit code of the verdict."""
+    """Run the command. Returns the exit code of the verdict."""
     if options.threads:
         torch.set_num_threads(options.threads)
     every = standard_suite()

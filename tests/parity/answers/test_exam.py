@@ -1,4 +1,4 @@
-"""Answers side by side: counted honestly, and the shipped model sees through the reference and the port alike."""
+"""The exam: answers are counted correctly, and the trained model passes with both the reference and the port."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The port's generation beside transformers' own ``generate``, token for token, on cases of the standard suite.
+"""The port generates the same tokens as transformers' own ``generate`` on cases of the standard suite.
 
-By default four cases; ``GENERATION_CASES=all`` (``nox -s generation``) runs all of them, and times both sides.
+Four cases run by default. ``GENERATION_CASES=all`` (``nox -s generation``) runs all of them and times both sides.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches made from one prompt, and errors of patches put back where the picture has them."""
+"""Batches made from one prompt, and errors of patches arranged as in the picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared by the tests of the command: one seeded checkpoint, one kept trace, an empty folder to run in."""
+"""Fixtures for the tests of the command: a seeded checkpoint, saved traces, an empty folder to run in."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """The models are tiny: on a busy machine, threads that wait for each other cost more than they compute."""
+    """Use one thread. The models are tiny, and on a busy machine several threads mostly wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder of the command: empty, so that whatever is left behind shows."""
+    """The current folder of the command. It is empty, so that files left behind are noticed."""
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -50,7 +50,7 @@ def parity() -> Parity:
 
 @pytest.fixture
 def run() -> Parity:
-    """``parity run``, as short as it gets; on the seeded checkpoint unless a model comes first."""
+    """A short ``parity run``. It uses the seeded checkpoint unless the first argument is a model."""
 
     def run(*arguments: object) -> Answer:
         named = bool(arguments) and not str(arguments[0]).startswith("--")
@@ -66,13 +66,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(tiny: Path, tmp_path: Path) -> Path:
-    """A checkpoint to damage."""
+    """A copy of the checkpoint that tests may damage."""
     return Path(shutil.copytree(tiny, tmp_path / "model"))
 
 
 @pytest.fixture(scope="session")
 def traces(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The traces of a run on a small picture; never changed."""
+    """The traces of a run on a small picture. Tests must not change them."""
     place = tmp_path_factory.mktemp("traces")
     picture(place / "small.png")
     answer = call(
@@ -84,7 +84,7 @@ def traces(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """good.png, good.mp4."""
+    """A folder with good.png and good.mp4."""
     folder = tmp_path_factory.mktemp("media")
     picture(folder / "good.png")
     video(folder / "good.mp4", 6)

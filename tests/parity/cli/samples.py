@@ -1,4 +1,4 @@
-"""What the tests of the command use: a runner that sees both streams, pictures and videos to feed it."""
+"""Helpers for the tests of the command: a runner that captures both streams, and sample pictures and videos."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ QUICK = ("--no-timing", "--steps", "1")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command left: its exit code and both streams."""
+    """The result of a command: its exit code and both streams."""
 
     code: int
     stdout: str
     stderr: str
 
     def refuses(self, *words: str, code: int = 2) -> None:
-        """A message that names the thing, on stderr alone, and is not the one for defects of the harness."""
+        """Check that the message names the thing, is only on stderr, and is not the one for defects of the harness."""
         assert self.code == code, (self.code, self.stdout[-500:], self.stderr)
         for word in words:
             assert word in self.stderr, self.stderr
@@ -50,14 +50,14 @@ def call(*arguments: object) -> Answer:
 
 
 def picture(path: Path, size: tuple[int, int] = (64, 64), mode: str = "RGB") -> Path:
-    """Noise, saved in the format of the path's suffix."""
+    """Save a picture of noise in the format of the path's suffix."""
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(path)
     return path
 
 
 def video(path: Path, frames: int, size: tuple[int, int] = (64, 48)) -> Path:
-    """Noise at four frames a second, MPEG-4."""
+    """Save a video of noise as MPEG-4, with four frames per second."""
     rng = np.random.default_rng(1)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=4)
@@ -71,7 +71,7 @@ def video(path: Path, frames: int, size: tuple[int, int] = (64, 48)) -> Path:
 
 
 def change_json(path: Path, keys: Sequence[str], value: object) -> None:
-    """Set a field of a JSON file; None takes it away."""
+    """Set a field of a JSON file. None removes it."""
     document = json.loads(path.read_text(encoding="utf-8"))
     holder = document
     for key in keys[:-1]:
@@ -84,7 +84,7 @@ def change_json(path: Path, keys: Sequence[str], value: object) -> None:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, hidden ones too, and every folder."""
+    """Return all files and folders below a folder, also hidden ones."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be used: a message that names the file, exit code 2, nothing written."""
+"""Unusable checkpoints give a message that names the file and exit code 2, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures, videos and prompts that cannot be used, and unusual ones that can."""
+"""Pictures, videos and prompts that cannot be used, and unusual ones that can be used."""
 
 from __future__ import annotations
 

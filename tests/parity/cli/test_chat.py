@@ -1,4 +1,4 @@
-"""``parity chat``: one question, many questions, what is refused, and how it ends."""
+"""``parity chat``: one question, several questions, refused input, and the end of a chat."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def words(tiny: Path) -> Callable[[Sequence[int]], str]:
 
 
 def _shown(text: str) -> str:
-    """How a text of the tiny model, which is noise, is shown."""
+    """Return a text of the tiny model, which is noise, as it is shown."""
     return harmless(text) + "\n"
 
 
@@ -283,7 +283,7 @@ def test_bad_lines_are_said_and_the_chat_goes_on(tiny: Path, media: Path, work: 
 
 @dataclass
 class Terminal:
-    """The command on a terminal of its own: what it shows, and what is typed."""
+    """The command on its own terminal: reads its output and types input."""
 
     process: subprocess.Popen[bytes]
     fd: int
@@ -291,7 +291,7 @@ class Terminal:
     seen: int = field(default=0)
 
     def wait_for(self, pattern: str) -> None:
-        """Read on until the pattern comes after what was waited for last."""
+        """Read until the pattern comes, after the last one that was waited for."""
         end = time.monotonic() + 60
         while not (found := re.compile(pattern).search(self.shown, self.seen)):
             if time.monotonic() > end or not self._read():
@@ -307,7 +307,7 @@ class Terminal:
         return self.process.wait(timeout=60)
 
     def interrupt_the_prompt(self) -> None:
-        """Ctrl-C until it is heeded: Python misses one in the microseconds between the prompt and its value."""
+        """Send Ctrl-C until it works. Python misses one in the microseconds between the prompt and its value."""
         for _ in range(20):
             self.process.send_signal(signal.SIGINT)
             if self._read(3):
@@ -315,7 +315,7 @@ class Terminal:
         raise AssertionError(f"Ctrl-C was never heeded: {self.shown!r}")
 
     def _read(self, seconds: float = 60) -> bool:
-        """Whether anything more was shown within so many seconds."""
+        """Return whether more was shown within this many seconds."""
         if not select.select([self.fd], [], [], seconds)[0]:
             return False
         try:

@@ -1,4 +1,4 @@
-"""Report folders: refused before the work, replaced whole, left alone when the run fails or is interrupted."""
+"""Report folders are refused before the run, replaced as a whole, and unchanged if the run fails or is interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real command in a process of its own: streams, terminals, pipes and signals."""
+"""The real command in a separate process: streams, terminals, pipes and signals."""
 
 from __future__ import annotations
 

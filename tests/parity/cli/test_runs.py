@@ -1,4 +1,4 @@
-"""Runs that must end in parity, and what they print."""
+"""Runs that must end in PARITY, and their output."""
 
 from __future__ import annotations
 
@@ -146,9 +146,9 @@ def test_a_case_of_the_suite(parity: Parity) -> None:
     ("options", "words"),
     [
         (("--case", "nope"), ("'nope'", "batch-3")),
-        (("--case", "batch-3", "--prompt", ""), ("--case brings its own",)),
-        (("--case", "batch-3", "--steps", 1), ("--case brings its own",)),
-        (("--case", "batch-3", "--chunk", 5), ("--case brings its own",)),
+        (("--case", "batch-3", "--prompt", ""), ("--case has its own",)),
+        (("--case", "batch-3", "--steps", 1), ("--case has its own",)),
+        (("--case", "batch-3", "--chunk", 5), ("--case has its own",)),
         (("--dtype", "int8"), ("--dtype", "int8")),
         (("--steps", -1), ("--steps",)),
         (("--batch", 0), ("--batch",)),

@@ -1,4 +1,4 @@
-"""``parity trace check`` and ``parity compare`` on kept traces, sound and damaged."""
+"""``parity trace check`` and ``parity compare`` on saved traces, both valid and damaged."""
 
 from __future__ import annotations
 

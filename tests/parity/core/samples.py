@@ -1,4 +1,4 @@
-"""Small traces for the tests of the core; nothing here knows Qwen3-VL or needs torch."""
+"""Small traces for the tests of the core. They are not specific to Qwen3-VL and need no torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def description(producer: str = "reference", dtype: str = "float32") -> Descript
 
 
 def entry(name: str, array: np.ndarray, *, gate: str | None = None, **options: Any) -> Entry:
-    """An entry (batch, token, ...) for an array; exact for whole numbers."""
+    """Make an entry (batch, token, ...) for an array, with an exact gate for whole numbers."""
     discrete = array.dtype.kind in "biu"
     fields: dict[str, Any] = {
         "step": "prefill",
@@ -41,7 +41,7 @@ def entry(name: str, array: np.ndarray, *, gate: str | None = None, **options: A
 
 
 def labels(batch: int = 2, tokens: int = 4, padding: int = 1) -> np.ndarray:
-    """Row 0 starts with ``padding`` tokens; the last token of every row is an image."""
+    """Make row labels. Row 0 starts with ``padding`` tokens; the last token of every row is an image."""
     kinds = np.zeros((batch, tokens), dtype=np.uint8)
     kinds[:, -1:] = 1
     kinds[0, :padding] = PADDING
@@ -49,7 +49,7 @@ def labels(batch: int = 2, tokens: int = 4, padding: int = 1) -> np.ndarray:
 
 
 def values(seed: int = 0, batch: int = 2, tokens: int = 4) -> dict[str, np.ndarray]:
-    """Ids, a hidden state and logits of one pass."""
+    """Make ids, a hidden state and logits of one pass."""
     rng = np.random.default_rng(seed)
     return {
         "ids": rng.integers(0, 1000, (batch, tokens)),
@@ -79,7 +79,7 @@ def write_folder(folder: Path, arrays: dict[str, np.ndarray], kinds: np.ndarray 
 
 
 def nudged(array: np.ndarray, relative: float, seed: int = 1) -> np.ndarray:
-    """Every row moved by exactly ``relative`` of its norm (up to rounding), in a random direction."""
+    """Move every row by ``relative`` times its norm, in a random direction."""
     if array.dtype.kind in "biu":
         return array.copy()
     wide = array.astype(np.float64)
@@ -98,11 +98,11 @@ def floors(trace: MemoryTrace, *runs: dict[str, np.ndarray]) -> Floors:
 
 
 def comparison(trace: MemoryTrace, spread: float = 1e-6, **options: Any) -> Comparison:
-    """Against floors of ``spread`` on every row."""
+    """Make a comparison with floors of ``spread`` on every row."""
     run = {item.key.name: nudged(trace.read(item.key), spread) for item in trace}
     return Comparison(trace, floors(trace, run), GATE, **options)
 
 
 def judged(arrays: dict[str, np.ndarray], trace: MemoryTrace, spread: float = 1e-6) -> dict[str, Finding]:
-    """Findings by name of a subject that gives ``arrays``."""
+    """Return the findings, by name, of a subject that gives ``arrays``."""
     return {f.entry.key.name: f for f in compare(memory_trace(arrays), comparison(trace, spread))}

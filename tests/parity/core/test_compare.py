@@ -1,4 +1,4 @@
-"""Gates with teeth: each check first rejects what is wrong, then accepts what is right."""
+"""Each gate rejects wrong values, and accepts right ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trace folders: what is written comes back, and everything that is wrong with a folder is said."""
+"""Trace folders can be written and read again, and all problems of a folder are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures and floors against loops."""
+"""Figures and floors, compared with simple loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gate that counts steps: for 8-bit pixels and what is made of them."""
+"""The gate that counts steps, for 8-bit pixels and for tensors made from them."""
 
 from __future__ import annotations
 

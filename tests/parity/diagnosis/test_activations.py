@@ -1,4 +1,4 @@
-"""The figures of activations: known where the answer is known, and far apart for trained and seeded weights."""
+"""Figures of activations: right for known inputs, and very different for trained and seeded weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mutants: the registry is complete, planting is undone, and the matrix tells caught from survived."""
+"""Mutants: the registry is complete, planting is undone, and the matrix distinguishes caught and survived mutants."""
 
 from __future__ import annotations
 

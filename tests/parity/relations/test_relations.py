@@ -151,7 +151,7 @@ def _example() -> Spec:
 
 
 def test_a_failure_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a failing example prints runs that example again, and tells it from a sound port."""
+    """The command that a failing example prints runs it again: it fails with the fault, and passes without."""
     arguments = shlex.split(command("padding-is-unseen", _example()))[1:]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     _broken(monkeypatch, "padding visible")

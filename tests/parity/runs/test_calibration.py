@@ -1,4 +1,4 @@
-"""The gates are those of the calibration that is kept, and the calibration can find a gate too narrow."""
+"""The gates match the saved calibration, and a calibration can show that a gate is too narrow."""
 
 from __future__ import annotations
 

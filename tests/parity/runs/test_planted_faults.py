@@ -1,6 +1,6 @@
-"""Every gate has teeth: the port is broken by hand, and the run must fail at the right seam.
+"""Faults are planted in the port, and the run must fail at the right seam.
 
-Each test first sees the case pass with the port as it is (``test_correct_port_passes``).
+``test_correct_port_passes`` checks that the cases pass without a fault.
 """
 
 from __future__ import annotations

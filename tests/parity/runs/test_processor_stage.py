@@ -1,4 +1,4 @@
-"""From the files on: the port's processor is at parity, and a processor that is not is told where it goes wrong."""
+"""The processor stage: the port's processor is at parity, and faults are found at the right seam."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The yardstick is float64 throughout: eager and sdpa agree on every seam, and so does the port in float64."""
+"""The yardstick is float64 everywhere: eager, sdpa and the port in float64 agree on every seam."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_port_in_float64_is_the_yardstick(name: str, run_port: Any) -> None:
 
 
 def test_double_alone_is_not_float64(run_port: Any) -> None:
-    """The measure can fail: the reference at ``.double()`` keeps its float32 islands."""
+    """The check can fail: with ``.double()`` alone, parts of the reference still compute in float32."""
     from reference.model import ReferenceModel
 
     folder, _, _ = run_port.prepared("photo")

@@ -1,4 +1,4 @@
-"""What both sides must give: the list of seams, and the port's taps against it."""
+"""The list of expected seams, and the port's taps compared with it."""
 
 from __future__ import annotations
 
