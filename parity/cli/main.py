@@ -22,6 +22,7 @@ from parity.cli.options import (
     threads_option,
 )
 from parity.engines.registry import FOREIGN, NAMES
+from parity.milestones.phases import PHASES
 
 _SHOWN_SEED = 20_000  # seed of exam questions; training uses other seeds
 
@@ -66,7 +67,13 @@ def run(**options: Any) -> int:
 
 @subcommand(main, section="judge")
 @click.option("--case", "cases", multiple=True, help="Run only this case; may be repeated.")
-@click.option("--phase", "phases", type=click.IntRange(1, 4), multiple=True, help="Run only the cases of this phase.")
+@click.option(
+    "--phase",
+    "phases",
+    type=click.IntRange(min(PHASES), max(PHASES)),
+    multiple=True,
+    help="Run only the cases of this phase.",
+)
 @click.option("--dtype", type=DTYPE, default="float32", show_default=True)
 @out_option
 @threads_option
