@@ -24,6 +24,7 @@ from parity.cli.options import (
 from parity.engines.registry import FOREIGN, NAMES
 from parity.milestones.phases import PHASES
 
+_PHASE = click.IntRange(min(PHASES), max(PHASES))
 _SHOWN_SEED = 20_000  # seed of exam questions; training uses other seeds
 
 
