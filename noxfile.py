@@ -66,14 +66,14 @@ def parity(session: nox.Session) -> None:
 def metamorphic(session: nox.Session) -> None:
     """Check seven relations of the port on random configs and batches, with 60 examples each."""
     env = {"METAMORPHIC_EXAMPLES": "60"}
-    run(session, "pytest", "tests/parity/qwen3vl/test_metamorphic.py", *session.posargs, env=env)
+    run(session, "pytest", "tests/parity/relations/test_relations.py", *session.posargs, env=env)
 
 
 @nox.session
 def generation(session: nox.Session) -> None:
     """Check on every case of the suite that 64 tokens equal those of transformers' ``generate``, and come no slower."""
     env = {"GENERATION_CASES": "all"}
-    run(session, "pytest", "-s", "tests/parity/qwen3vl/test_generation.py", *session.posargs, env=env)
+    run(session, "pytest", "-s", "tests/parity/answers/test_generation.py", *session.posargs, env=env)
 
 
 @nox.session
@@ -88,7 +88,7 @@ def mutants(session: nox.Session) -> None:
     """Plant every known mistake in the port, and run each on every case, in float32 and bfloat16."""
     for dtype in ("float32", "bfloat16"):
         out = f"parity-reports/mutants-{dtype}"
-        run(session, "parity", "mutants", "--case", "all", "--dtype", dtype, "--out", out, *session.posargs)
+        run(session, "parity", "mutants", "--every-case", "--dtype", dtype, "--out", out, *session.posargs)
 
 
 @nox.session
@@ -107,6 +107,6 @@ def compat(session: nox.Session) -> None:
         arguments = ["pip", "install", "--no-deps", "--target", str(OVERLAY), *OLDEST]
         run(session, *arguments)
     env = {"PYTHONPATH": str(OVERLAY)}
-    own = ["tests/reference/test_capture.py", "tests/parity/qwen3vl/test_true_float64.py"]
-    run(session, "pytest", *own, "tests/parity/qwen3vl/test_planted_faults.py", env=env)
+    own = ["tests/reference/test_capture.py", "tests/parity/runs/test_true_float64.py"]
+    run(session, "pytest", *own, "tests/parity/runs/test_planted_faults.py", env=env)
     run(session, "parity", "suite", "--out", "parity-reports/suite-transformers-4.57", env=env)
