@@ -163,7 +163,7 @@ def test_a_disk_that_is_full_is_no_defect_of_the_harness(media: Path, work: Path
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert "space left" in done.stderr
+    assert "free space on its disk" in done.stderr
     assert "defect of the harness" not in done.stderr
     assert "Traceback" not in done.stderr
     assert snapshot(work) == {}

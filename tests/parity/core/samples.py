@@ -54,12 +54,12 @@ def values(seed: int = 0, batch: int = 2, tokens: int = 4) -> dict[str, np.ndarr
     return {
         "ids": rng.integers(0, 1000, (batch, tokens)),
         "hidden": rng.standard_normal((batch, tokens, 16)).astype(np.float32),
-        "logits": rng.standard_normal((batch, tokens, 32)).astype(np.float32),
+        "scores": rng.standard_normal((batch, tokens, 32)).astype(np.float32),
     }
 
 
 def entries(arrays: dict[str, np.ndarray]) -> list[Entry]:
-    return [entry(name, array, group="output" if name == "logits" else "text") for name, array in arrays.items()]
+    return [entry(name, array, group="output" if name == "scores" else "text") for name, array in arrays.items()]
 
 
 def memory_trace(arrays: dict[str, np.ndarray], kinds: np.ndarray | None = None) -> MemoryTrace:

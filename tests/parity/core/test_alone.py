@@ -60,7 +60,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root, base = tmp_path_factory.mktemp("traces"), values()
     wrong = {name: array.copy() for name, array in base.items()}
     wrong["hidden"][1, 2] *= -1
-    less = {name: array for name, array in base.items() if name != "logits"}
+    less = {name: array for name, array in base.items() if name != "scores"}
     broken = {name: array.copy() for name, array in base.items()}
     broken["hidden"][1, 1, 1] = np.nan
     arrays = {

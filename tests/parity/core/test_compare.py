@@ -98,7 +98,7 @@ def test_whatever_stands_at_padding_is_not_compared(side: str, value: float) -> 
     for name, held in arrays.items():
         if side in (name, "all"):
             held["hidden"][0, 0] = value
-            held["logits"][0, 0] = value
+            held["scores"][0, 0] = value
             held["ids"][0, 0] = 999_999
     trace = memory_trace(arrays["reference"])
     findings = compare(
@@ -158,7 +158,7 @@ def test_a_missing_reading_is_incomplete(trace: MemoryTrace) -> None:
 
 def test_findings_are_in_the_yardsticks_order_whatever_the_subjects(trace: MemoryTrace) -> None:
     arrays = dict(reversed(values().items()))
-    assert list(judged(arrays, trace)) == ["ids", "hidden", "logits"]
+    assert list(judged(arrays, trace)) == ["ids", "hidden", "scores"]
 
 
 def test_a_reading_too_many_diverges(trace: MemoryTrace) -> None:
@@ -329,19 +329,19 @@ def test_rows_are_kept_where_asked_for(trace: MemoryTrace) -> None:
 def test_logits_say_what_the_difference_means(trace: MemoryTrace) -> None:
     arrays = values()
     place = (1, 2)
-    row = arrays["logits"][place].astype(np.float64)
+    row = arrays["scores"][place].astype(np.float64)
     top, other = row.argsort()[[-1, 0]]
-    arrays["logits"][place][other] = row[top] + 1  # another token wins
-    changed = arrays["logits"][place].astype(np.float64)
-    logits = judged(arrays, trace)["logits"].logits
+    arrays["scores"][place][other] = row[top] + 1  # another token wins
+    changed = arrays["scores"][place].astype(np.float64)
+    logits = judged(arrays, trace)["scores"].logits
     p, q = (np.exp(x) / np.exp(x).sum() for x in (row, changed))
     assert logits is not None
     assert (logits.top1_agree, logits.top1_total) == (6, 7)
     assert logits.kl_max == pytest.approx(float((p * np.log(p / q)).sum()), rel=1e-6)
     assert logits.kl_row == "prefill, batch 1, token 2 (text)"
     same = judged(values(), trace)
-    assert same["logits"].logits is not None
-    assert (same["logits"].logits.kl_max, same["logits"].logits.top1_agree) == (0.0, 7)
+    assert same["scores"].logits is not None
+    assert (same["scores"].logits.kl_max, same["scores"].logits.top1_agree) == (0.0, 7)
     assert same["hidden"].logits is None
 
 
