@@ -95,6 +95,16 @@ def _drop(module: nn.Module, *_arguments: object) -> None:
 
 
 def _lift_frequencies(reference: ReferenceModel, stack: ExitStack) -> None:
+    for module, exact in exact_frequencies(reference):
+        stack.callback(setattr, module, "inv_freq", module.inv_freq)
+        module.inv_freq = exact.to(module.inv_freq.device)
+
+
+def exact_frequencies(reference: ReferenceModel) -> Iterator[tuple[Any, Tensor]]:
+    """Each rotary embedding with its frequencies (D/2,) in float64.
+
+    Raises ReferenceModelError if the embedding's own frequencies are others.
+    """
     config, model = reference.config, reference.model.model
     text, vision = config.text_config, config.vision_config
     # transformers 5 has rope_parameters; 4.57 has rope_theta and rope_scaling
@@ -112,5 +122,4 @@ def _lift_frequencies(reference: ReferenceModel, stack: ExitStack) -> None:
                 f"the {name} rotary embedding of this transformers version has frequencies {loaded.tolist()[:4]}, "
                 f"expected {exact.tolist()[:4]}; a float64 yardstick would not match it, use another version"
             )
-        stack.callback(setattr, module, "inv_freq", loaded)
-        module.inv_freq = exact.to(loaded.device)
+        yield module, exact

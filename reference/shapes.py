@@ -137,6 +137,9 @@ TINY = Shape(
     special_base=None,
 )
 
+# The same weights as TINY for pictures as large as the released checkpoints take.
+TINY_LARGE = replace(TINY, name="tiny-large", limits=PixelLimits())
+
 TINY_TIED = Shape(
     name="tiny-tied",
     tied=True,
@@ -211,6 +214,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
         shape.name: shape
         for shape in (
             TINY,
+            TINY_LARGE,
             TINY_TIED,
             TINY_ODD,
             _released("2b", True, 2048, 28, 16, 6144, _VISION_SMALL),

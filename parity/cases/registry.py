@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from parity.cases.case import Case
 from parity.cases.further import further_cases
+from parity.cases.large import large_cases
 from parity.cases.standard import standard_suite
 from parity.core.errors import ParityError
 
 
 def every_case() -> dict[str, Case]:
-    """Return all cases by name, the standard suite first."""
-    return {case.name: case for case in (*standard_suite(), *further_cases())}
+    """Return all cases by name, the standard suite first. The large ones are last."""
+    return {case.name: case for case in (*standard_suite(), *further_cases(), *large_cases())}
 
 
 def chosen_cases(names: Sequence[str], among: Sequence[Case] | None = None) -> list[Case]:

@@ -22,6 +22,7 @@ from parity.cli.options import (
     threads_option,
 )
 from parity.engines.registry import FOREIGN, NAMES
+from parity.kernels.registry import KERNELS
 from parity.milestones.phases import PHASES
 
 _PHASE = click.IntRange(min(PHASES), max(PHASES))
@@ -225,6 +226,12 @@ def mutants(**options: Any) -> int:
 @click.option("--dtype", "dtypes", type=DTYPE, multiple=True, default=["float32"], help="Dtype; may be repeated.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Checkpoints per case.")
 @click.option("--case", "cases", multiple=True, help="Use only this case; may be repeated.")
+@click.option(
+    "--kernels",
+    type=click.Choice(KERNELS),
+    multiple=True,
+    help="Another library for correct runs of the port; may be repeated. Default: all.",
+)
 @click.option("--out", type=FOLDER, default=Path("parity-reports/calibration"), show_default=True)
 @json_option
 def calibrate(**options: Any) -> int:

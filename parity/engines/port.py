@@ -7,7 +7,7 @@ Shape legend
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from parity.cases.media_batch import MediaBatch
 from parity.engines.base import Session, Sink, TensorMap, run_steps, tower_inputs
 from parity.engines.dtypes import DTYPES, dtype_word
 from parity.engines.questions import Answer, Question, in_batches
+from parity.kernels.base import Kernels, computing_with
 from parity.seams.weights import CONVOLUTION
 from port import GenerationConfig, Inputs, Processor, Qwen3VL, generate_all, listening, load_model
 from port.weights import LM_HEAD, checkpoint_name
@@ -54,13 +55,17 @@ class PortProcessor:
 
 
 class PortEngine:
-    """The port's model. ``chunk`` is the number of tokens that it prefills at once; None: all."""
+    """The port's model. ``chunk`` is the number of tokens that it prefills at once; None: all.
+
+    ``kernels`` computes its sums with other kernels than torch's.
+    """
 
     name, detail = "port", VERSION
 
-    def __init__(self, model: Qwen3VL, *, chunk: int | None = None) -> None:
+    def __init__(self, model: Qwen3VL, *, chunk: int | None = None, kernels: Kernels | None = None) -> None:
         self.model = model
         self.chunk = chunk
+        self.kernels = kernels
 
     @property
     def dtype(self) -> str:
@@ -70,7 +75,7 @@ class PortEngine:
         return _PortSession(self.model, Inputs(**inputs), steps=steps, chunk=self.chunk)
 
     def trace(self, inputs: TensorMap, tokens: Tensor | None, *, steps: int, sink: Sink) -> Tensor:
-        with listening(replacing(sink)):
+        with nullcontext() if self.kernels is None else computing_with(self.kernels), listening(replacing(sink)):
             return run_steps(self.session(inputs, steps=steps), inputs, tokens, steps=steps)
 
     @torch.no_grad()

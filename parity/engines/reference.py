@@ -10,20 +10,21 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 
 from parity.engines.base import Session, Sink, TensorMap, run_steps, tower_inputs
 from parity.engines.dtypes import dtype_word
 from parity.engines.questions import Answer, Question, in_batches
+from parity.kernels.base import Kernels, computing_with
 from port import GenerationConfig
 from reference.capture import capturing, send_state
 from reference.float64 import true_float64
 from reference.media import PicturePath, VideoPath
 from reference.model import Attention, ReferenceModel, State
+from reference.nudge import nudged
 from reference.processor import Part, ReferenceProcessor
 
 
@@ -31,9 +32,9 @@ from reference.processor import Part, ReferenceProcessor
 class ReferenceEngine:
     """The reference, in one of its correct variants.
 
-    ``nudge`` (a seed) moves pixels and token embeddings by one ulp, up or down; ``threads`` sets the number of threads
-    of a traced run. The computation stays correct with both; they only change the noise. ``exact`` traces in true
-    float64.
+    ``nudge`` (a seed) moves inputs and constants by one ulp, see ``reference.nudge``; ``kernels`` computes
+    its sums with other kernels than torch's; ``threads`` sets the number of threads of a traced run. The
+    computation stays correct with all of them; they only change the noise. ``exact`` traces in true float64.
     """
 
     model: ReferenceModel
@@ -41,6 +42,7 @@ class ReferenceEngine:
     nudge: int | None = None
     threads: int | None = None
     exact: bool = False
+    kernels: Kernels | None = None
     name: str = "transformers"
 
     @property
@@ -53,6 +55,8 @@ class ReferenceEngine:
         parts: list[str] = [self.attention]
         if self.exact:
             parts.append("true float64")
+        if self.kernels is not None:
+            parts.append(self.kernels.name)
         if self.nudge is not None:
             parts.append("inputs moved by one ulp")
         if self.threads is not None:
@@ -72,9 +76,11 @@ class ReferenceEngine:
         with ExitStack() as stack:
             if self.exact:
                 stack.enter_context(true_float64(self.model))
+            if self.kernels is not None:
+                stack.enter_context(computing_with(self.kernels))
             if self.nudge is not None:
                 # Registered before the capture, so that the seams show the moved inputs.
-                _nudge_inputs(self.model.model, self.nudge, stack)
+                stack.enter_context(nudged(self.model, self.nudge))
             stack.enter_context(capturing(self.model, sink))
             if self.threads is not None:
                 stack.callback(torch.set_num_threads, torch.get_num_threads())
@@ -107,28 +113,6 @@ class _ReferenceSession:
         if self.sink is not None:
             send_state(self.state, self.sink, prefill=False)
         return logits
-
-
-def _nudge_inputs(model: Any, seed: int, stack: ExitStack) -> None:
-    """Move the pixels that enter the vision tower and the token embeddings by one ulp, up or down at random."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def pixels(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (moved(args[0], generator), *args[1:])
-
-    def embeddings(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return moved(output, generator)
-
-    inner = model.model
-    stack.callback(inner.visual.patch_embed.register_forward_pre_hook(pixels).remove)
-    stack.callback(inner.language_model.embed_tokens.register_forward_hook(embeddings).remove)
-
-
-def moved(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the tensor with every number replaced by the next float above or below, at random."""
-    up = torch.rand(tensor.shape, generator=generator) < 0.5
-    target = torch.where(up, torch.inf, -torch.inf).to(tensor.dtype)
-    return torch.nextafter(tensor, target)
 
 
 class ReferenceAnswers:

@@ -1,9 +1,10 @@
 """Calibrates m, so that no correct run is called wrong.
 
 Every case is run in true float64, and then by many correct engines: the reference's variants, further variants that
-made no floor, and the port. Each is judged by the floors of four runs, like a subject. A variant must not be judged by
-a floor that it made itself. A stand-in replaces it there, which differs from it by its nudge or its threads. The
-largest m that any row of any run needs is the smallest m without a false alarm.
+made no floor, the port, and the port with the kernels of other libraries. Each is judged by the floors of four runs,
+like a subject. A variant must not be judged by a floor that it made itself. A stand-in replaces it there, which
+differs from it by its nudge or its threads. The largest m that any row of any run needs is the smallest m without a
+false alarm.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from parity.core.trace import PADDING, Entry, SeamKey, Trace
 from parity.engines.base import ModelEngine
 from parity.engines.port import PortEngine
 from parity.engines.reference import ReferenceEngine
+from parity.kernels.base import Kernels
+from parity.kernels.plain import PlainKernels
 from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader
 from parity.runs.model_stage import ModelStage, floor_variants, model_stage
@@ -43,23 +46,25 @@ class Need:
     rows: int
 
 
-def stand_ins(model: ReferenceModel) -> list[ModelEngine]:
+def stand_ins(model: ReferenceModel) -> list[ReferenceEngine]:
     """Return a similar run for each of ``floor_variants``, in the same order."""
     return [
         ReferenceEngine(model, "eager", threads=1),
         ReferenceEngine(model, "sdpa", threads=1),
         ReferenceEngine(model, "sdpa", nudge=21, threads=1),
-        ReferenceEngine(model, "eager", nudge=22),
+        ReferenceEngine(model, "eager", kernels=PlainKernels(), nudge=22),
     ]
 
 
-def further_runs(model: ReferenceModel, port: Qwen3VL) -> list[ModelEngine]:
-    """Return correct runs that neither make a floor nor are stand-ins."""
+def further_runs(model: ReferenceModel, port: Qwen3VL, kernels: Sequence[Kernels] = ()) -> list[ModelEngine]:
+    """Return correct runs that neither make a floor nor are stand-ins. ``kernels``: those of other libraries."""
     return [
         ReferenceEngine(model, "sdpa", nudge=11),
         ReferenceEngine(model, "eager", nudge=12, threads=1),
+        ReferenceEngine(model, "eager", kernels=PlainKernels()),
         PortEngine(port),
         PortEngine(port, chunk=13),
+        *(PortEngine(port, kernels=library) for library in kernels),
     ]
 
 
@@ -76,7 +81,15 @@ class Summary:
     worst: Sequence[Need]
 
 
-def calibrate(cases: Sequence[Case], loader: Loader, *, dtype: str, seeds: int, progress: Progress) -> list[Need]:
+def calibrate(
+    cases: Sequence[Case],
+    loader: Loader,
+    *,
+    dtype: str,
+    seeds: int,
+    kernels: Sequence[Kernels] = (),
+    progress: Progress,
+) -> list[Need]:
     """Return the need of every correct run of every case, on ``seeds`` checkpoints of each case."""
     found: list[Need] = []
     for seed in range(seeds):
@@ -90,7 +103,7 @@ def calibrate(cases: Sequence[Case], loader: Loader, *, dtype: str, seeds: int, 
             folder = loader.checkpoint(spec)
             inputs = loader.inputs(replace(case, chunk=None), folder)
             model, port = loader.reference(folder, dtype), loader.port(folder, dtype)
-            found += needs(inputs, model_stage(inputs, model), model=model, port=port)
+            found += needs(inputs, model_stage(inputs, model), model=model, port=port, kernels=kernels)
     return found
 
 
@@ -103,29 +116,47 @@ def summaries(found: Sequence[Need]) -> dict[str, Summary]:
     return made
 
 
-def needs(inputs: CaseInputs, stage: ModelStage, *, model: ReferenceModel, port: Qwen3VL) -> list[Need]:
+def needs(
+    inputs: CaseInputs,
+    stage: ModelStage,
+    *,
+    model: ReferenceModel,
+    port: Qwen3VL,
+    kernels: Sequence[Kernels] = (),
+) -> list[Need]:
     """Return the needs of all correct runs of a case, in both comparisons."""
     found = []
-    standard = floor_variants(model)
+    makers, seconds = floor_variants(model), stand_ins(model)
+    engines: list[ModelEngine] = [*makers, *seconds, *further_runs(model, port, kernels)]
     for isolation, instead in (("accumulated", None), ("isolated", stage.yardstick.trace)):
-        errors: list[tuple[str, Rows]] = []
-        for engine in [*standard, *stand_ins(model), *further_runs(model, port)]:
-            errors.append((_name(engine), _row_errors(engine, inputs, stage, instead)))
-        makers, seconds = ([rows for _, rows in errors[start : start + len(standard)]] for start in (0, len(standard)))
-        for index, (name, rows) in enumerate(errors):
-            floors = [seconds[place] if place == index else maker for place, maker in enumerate(makers)]
-            found.append(_need(name, isolation, rows, floors, stage))
+
+        def run(engine: ModelEngine, instead: Trace | None = instead, nudge: int | None = None) -> Rows:
+            return _row_errors(engine, inputs, stage, instead, nudge)
+
+        # Floors of the isolated comparison are measured with moved inputs; a subject gets the yardstick's own.
+        first, second = ([run(engine, nudge=engine.nudge) for engine in some] for some in (makers, seconds))
+        for index, engine in enumerate(engines):
+            known = [*first, *second][index] if index < 2 * len(makers) else None
+            moved = instead is not None and isinstance(engine, ReferenceEngine) and engine.nudge is not None
+            judged = run(engine) if known is None or moved else known
+            floors = [second[place] if place == index else rows for place, rows in enumerate(first)]
+            found.append(_need(_name(engine), isolation, judged, floors, stage))
     return found
 
 
 def _name(engine: ModelEngine) -> str:
     if isinstance(engine, ReferenceEngine):
         return engine.variant
-    return "port" if not isinstance(engine, PortEngine) or engine.chunk is None else f"port, chunks of {engine.chunk}"
+    assert isinstance(engine, PortEngine)
+    if engine.kernels is not None:
+        return f"port, {engine.kernels.name}"
+    return "port" if engine.chunk is None else f"port, chunks of {engine.chunk}"
 
 
-def _row_errors(engine: ModelEngine, inputs: CaseInputs, stage: ModelStage, instead: Trace | None) -> Rows:
-    """Return the relative error of every row of every float value. NaN at padding."""
+def _row_errors(
+    engine: ModelEngine, inputs: CaseInputs, stage: ModelStage, instead: Trace | None, nudge: int | None
+) -> Rows:
+    """Return the relative error of every row of every float value. NaN at padding. For ``nudge`` see ``Recorder``."""
     rows: Rows = {}
     trace = stage.yardstick.trace
     entries = trace.entries()
@@ -140,7 +171,7 @@ def _row_errors(engine: ModelEngine, inputs: CaseInputs, stage: ModelStage, inst
     tokens = inputs.tensors["input_ids"].shape[1]
     chunk = engine.chunk if isinstance(engine, PortEngine) else None
     chunks = 1 if chunk is None else -(-tokens // chunk)
-    sink = Recorder(inputs.expected, measure, chunks=chunks, instead=instead)
+    sink = Recorder(inputs.expected, measure, chunks=chunks, instead=instead, nudge=nudge)
     engine.trace(inputs.tensors, stage.tokens, steps=inputs.decode_steps, sink=sink)
     return rows
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from parity.core.trace import Description
 from parity.engines.base import ModelEngine, Sink
 from parity.engines.reference import ReferenceEngine
+from parity.kernels.plain import PlainKernels
 from parity.runs.inputs import CaseInputs
 from parity.runs.stage import Stage
 from parity.runs.store import NOT_KEPT, TraceStore
@@ -31,7 +32,7 @@ def floor_variants(model: ReferenceModel) -> list[ReferenceEngine]:
         ReferenceEngine(model, "eager"),
         ReferenceEngine(model, "sdpa"),
         ReferenceEngine(model, "sdpa", nudge=1, threads=1),
-        ReferenceEngine(model, "eager", nudge=2),
+        ReferenceEngine(model, "eager", kernels=PlainKernels(), nudge=2),
     ]
 
 
@@ -59,7 +60,7 @@ def model_stage(
         def run(sink: Sink) -> None:
             engine.trace(inputs.tensors, fed[0], steps=inputs.decode_steps, sink=sink)
 
-        return ReferenceRun(engine.variant, described(engine), run)
+        return ReferenceRun(engine.variant, described(engine), run, engine.nudge)
 
     yardstick = measure_yardstick(
         ReferenceRun(exact.variant, described(exact), choose),

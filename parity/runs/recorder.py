@@ -11,6 +11,7 @@ from torch import Tensor
 
 from parity.core.trace import SeamKey, Trace
 from parity.seams.spec import Expected, SeamSpec
+from reference.nudge import moved
 
 OnValue = Callable[[SeamKey, np.ndarray], object]
 
@@ -20,7 +21,8 @@ class Recorder:
 
     ``chunks`` is the number of chunks in the engine's prefill. The pieces of a text seam are joined, so that a chunked
     prefill can be compared with a whole one. With ``instead``, each of the engine's tensors is replaced by the value in
-    that trace, so that each part computes on the trace's inputs.
+    that trace, so that each part computes on the trace's inputs. With ``nudge`` (a seed), these inputs are moved by one
+    ulp of float32, up or down, so that floors show how much a part magnifies rounding; narrower dtypes are not moved.
     """
 
     def __init__(
@@ -30,11 +32,13 @@ class Recorder:
         *,
         chunks: int = 1,
         instead: Trace | None = None,
+        nudge: int | None = None,
     ) -> None:
         self._specs: dict[str, SeamSpec] = {item.key.name: item.spec for item in expected}
         self._on_value = on_value
         self._chunks = chunks
         self._instead = instead
+        self._nudge = None if nudge is None else torch.Generator().manual_seed(nudge)
         self._calls: dict[str, int] = {}
         self._pieces: dict[str, list[np.ndarray]] = {}
 
@@ -59,7 +63,10 @@ class Recorder:
         wanted = piece_of(self._instead.read(key), spec, start, tuple(tensor.shape))
         if wanted.shape != tuple(tensor.shape):
             return None  # a wrong shape gets its own finding
-        return torch.from_numpy(np.ascontiguousarray(wanted)).to(tensor.device, tensor.dtype)
+        given = torch.from_numpy(np.ascontiguousarray(wanted)).to(tensor.dtype)
+        if self._nudge is not None and given.dtype == torch.float32:
+            given = moved(given, self._nudge)
+        return given.to(tensor.device)
 
 
 def piece_of(whole: np.ndarray, spec: SeamSpec, start: int, shape: tuple[int, ...]) -> np.ndarray:

@@ -41,11 +41,15 @@ class Yardstick:
 
 @dataclass(frozen=True)
 class ReferenceRun:
-    """One run of the reference: its title, the description of its trace, and a function that runs it."""
+    """One run of the reference: its title, the description of its trace, and a function that runs it.
+
+    ``nudge``: the seed with which its inputs are moved by one ulp, if they are.
+    """
 
     title: str
     description: Description
     run: Callable[[Sink], object]
+    nudge: int | None = None
 
 
 def measure_yardstick(
@@ -78,7 +82,7 @@ def measure_yardstick(
         progress(f"floor run ({variant.title})")
         with store.recording(f"floor-{number}", variant.description, expected, labels) as keep:
             variant.run(Recorder(expected, both(observing(trace.entries(), floors), keep)))
-        variant.run(Recorder(expected, observing(trace.entries(), isolated), instead=trace))
+        variant.run(Recorder(expected, observing(trace.entries(), isolated), instead=trace, nudge=variant.nudge))
     return Yardstick(
         trace=trace,
         floors=floors,

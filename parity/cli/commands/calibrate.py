@@ -16,20 +16,24 @@ from parity.cli.command import here
 from parity.cli.console import printing
 from parity.cli.progress import progress_bar
 from parity.documents.calibration import calibration_document
+from parity.kernels.registry import KERNELS, make_kernels
 from parity.runs.calibration import calibrate as measure_needs
 from parity.runs.loader import Loader
 from reports.atomic import write_text
 
 
-def calibrate(*, dtypes: tuple[str, ...], seeds: int, cases: tuple[str, ...], out: Path, as_json: bool) -> int:
+def calibrate(
+    *, dtypes: tuple[str, ...], seeds: int, cases: tuple[str, ...], kernels: tuple[str, ...], out: Path, as_json: bool
+) -> int:
     """Run the command. Returns 1 if a correct run needs a larger m than the project's gates have."""
     environment = here(threads=torch.get_num_threads())
     named = chosen_cases(cases) or standard_suite()
+    libraries = [make_kernels(name) for name in kernels or KERNELS]
     chosen = [case for case in named if "model" in case.stages]
     documents = []
     for dtype in dtypes:
         with progress_bar(len(chosen) * seeds, quiet=as_json) as step:
-            found = measure_needs(chosen, Loader(), dtype=dtype, seeds=seeds, progress=step)
+            found = measure_needs(chosen, Loader(), dtype=dtype, seeds=seeds, kernels=libraries, progress=step)
         document = calibration_document(found, chosen, dtype=dtype, seeds=seeds, environment=environment)
         write_text(out / f"calibration-{dtype}.json", text=json.dumps(document, indent=1) + "\n")
         documents.append(document)

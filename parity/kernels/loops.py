@@ -1,0 +1,66 @@
+"""Compiled loops without BLAS: as a simple C or Rust program adds, and as its compiler may reorder and fuse.
+
+Shape legend: see ``base``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from parity.kernels.base import Kernels
+
+
+def _product(left: Any, right: Any) -> Any:  # (L, M, K), (L, N, K) -> (L, M, N)
+    batch, rows, width = left.shape
+    columns = right.shape[1]
+    out = np.empty((batch, rows, columns), left.dtype)
+    for item in range(batch):
+        for row in range(rows):
+            for column in range(columns):
+                total = left[item, row, 0] * right[item, column, 0]
+                for index in range(1, width):
+                    total += left[item, row, index] * right[item, column, index]
+                out[item, row, column] = total
+    return out
+
+
+def _sums(rows: Any) -> Any:  # (R, K) -> (R,)
+    out = np.empty(rows.shape[0], rows.dtype)
+    for row in range(rows.shape[0]):
+        total = rows[row, 0]
+        for index in range(1, rows.shape[1]):
+            total += rows[row, index]
+        out[row] = total
+    return out
+
+
+class LoopKernels(Kernels):
+    """Plain loops, one number after the other. Products and sums are rounded one by one (no FMA)."""
+
+    name = "compiled loops"
+    _fast: bool | set[str] = False
+
+    def __init__(self) -> None:
+        self._product = numba.njit(_product, fastmath=self._fast, cache=False)
+        self._sums = numba.njit(_sums, fastmath=self._fast, cache=False)
+
+    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        columns = right.transpose(1, 2).contiguous()  # (L, K, N) -> (L, N, K)
+        out: Tensor = torch.from_numpy(self._product(left.numpy(), columns.numpy()))
+        return out
+
+    def sum_rows(self, rows: Tensor) -> Tensor:
+        out: Tensor = torch.from_numpy(self._sums(rows.numpy()))
+        return out
+
+
+class FusedLoopKernels(LoopKernels):
+    """The same loops, which the compiler may reorder, vectorise and contract to FMA, as ``-ffast-math`` allows."""
+
+    name = "compiled loops, reordered with FMA"
+    _fast = {"reassoc", "contract", "nsz"}  # noqa: RUF012 - a constant of the class
