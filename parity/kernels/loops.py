@@ -39,23 +39,24 @@ def _sums(rows: Any) -> Any:  # (R, K) -> (R,)
     return out
 
 
+_PLAIN = numba.njit(_product), numba.njit(_sums)
+_FAST = {"reassoc", "contract", "nsz"}
+_REORDERED = numba.njit(_product, fastmath=_FAST), numba.njit(_sums, fastmath=_FAST)
+
+
 class LoopKernels(Kernels):
     """Plain loops, one number after the other. Products and sums are rounded one by one (no FMA)."""
 
     name = "compiled loops"
-    _fast: bool | set[str] = False
-
-    def __init__(self) -> None:
-        self._product = numba.njit(_product, fastmath=self._fast, cache=False)
-        self._sums = numba.njit(_sums, fastmath=self._fast, cache=False)
+    _compiled = _PLAIN
 
     def matmul(self, left: Tensor, right: Tensor) -> Tensor:
         columns = right.transpose(1, 2).contiguous()  # (L, K, N) -> (L, N, K)
-        out: Tensor = torch.from_numpy(self._product(left.numpy(), columns.numpy()))
+        out: Tensor = torch.from_numpy(self._compiled[0](left.numpy(), columns.numpy()))
         return out
 
     def sum_rows(self, rows: Tensor) -> Tensor:
-        out: Tensor = torch.from_numpy(self._sums(rows.numpy()))
+        out: Tensor = torch.from_numpy(self._compiled[1](rows.numpy()))
         return out
 
 
@@ -63,4 +64,4 @@ class FusedLoopKernels(LoopKernels):
     """The same loops, which the compiler may reorder, vectorise and contract to FMA, as ``-ffast-math`` allows."""
 
     name = "compiled loops, reordered with FMA"
-    _fast = {"reassoc", "contract", "nsz"}  # noqa: RUF012 - a constant of the class
+    _compiled = _REORDERED
