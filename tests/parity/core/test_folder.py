@@ -432,16 +432,16 @@ def test_a_manifest_that_is_too_large_is_not_read(sound: Path, monkeypatch: pyte
 
 
 def test_many_seams_are_written_in_linear_time(tmp_path: Path) -> None:
-    """Four times as many take four times as long, and not 16 times."""
+    """Sixteen times as many take about 16 times as long, and not 256 times."""
     seconds = []
-    for count in (4_000, 16_000):
+    for count in (2_000, 32_000):
         array = np.ones((1, 1, 1), np.float32)
         start = time.process_time()
         with TraceWriter(tmp_path / str(count), description()) as writer:
             for index in range(count):
                 writer.add(entry(f"x.{index}", array, rows=None), array)
         seconds.append(time.process_time() - start)
-    assert seconds[1] < 8 * seconds[0], seconds
+    assert seconds[1] < 64 * seconds[0], seconds
 
 
 def test_a_tensor_of_another_shape_is_not_read(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
