@@ -251,14 +251,21 @@ class Comparison:
         floors = self.floors.rows(entry, compared)
         gates = self.gate.rows(floors, self.floors.dtype(entry))
         ratios = np.where(compared, figures / gates, -1.0)  # padding is never the worst row
+        logits = self._logits(entry, left, right, kinds, compared) if entry.group == "output" else None
+        if logits is not None:
+            flips = self._flips(entry, left, right)
+            ratios = np.where(compared, np.maximum(ratios, flips), ratios)
         worst = int(ratios.argmax())
         # A reference row of zeros has no relative error. Any difference from it is a failure.
         from_zero = bool(np.isinf(figures[worst]))
+        note = "the reference's row is all zero, the subject's is not" if from_zero else ""
+        if logits is not None and ratios[worst] > 1 and flips[worst] == ratios[worst]:
+            note = _flip_note(left[worst], right[worst], self.floors.peaks(entry)[worst])
         summary = pooled(left[compared], right[compared])
         return Finding(
             entry=entry,
             status="ok" if ratios[worst] <= 1 else "diverged",
-            note="the reference's row is all zero, the subject's is not" if from_zero else "",
+            note=note,
             subject_shape=entry.shape,
             rows=int(compared.sum()),
             rows_failed=int((ratios > 1).sum()),
@@ -272,9 +279,24 @@ class Comparison:
             rmse=summary.rmse,
             cosine=summary.cosine,
             by_kind=self._by_kind(ratios, kinds),
-            logits=self._logits(entry, left, right, kinds, compared) if entry.group == "output" else None,
+            logits=logits,
             row_figures=figures if self.keep_rows(entry) else None,
         )
+
+    def _flips(self, entry: Entry, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Return, for every row (rows,), the yardstick's margin of a changed top-1 over what noise can bridge.
+
+        A row of many logits can pass its gate while the likeliest token changes. That is noise only if the yardstick's
+        margin between the two tokens is small: correct runs move each of them by at most the row's peak, and the gate
+        allows m times that. 0 where the top-1 is the same.
+        """
+        rows = np.arange(len(right))
+        with np.errstate(invalid="ignore"):  # padding may hold anything
+            margins = right.max(axis=1) - right[rows, left.argmax(axis=1)]
+        rounding = self.gate.ulp_floor(self.floors.dtype(entry)) * np.abs(right).max(axis=1)
+        limits = 2 * (self.gate.m * self.floors.peaks(entry) + rounding)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(margins > 0, margins / limits, 0.0)
 
     def _logits(
         self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
@@ -311,6 +333,15 @@ def compare(subject: Trace, comparison: Comparison) -> list[Finding]:
     for entry in subject:
         comparison.judge(entry.key, subject.read(entry.key))
     return comparison.findings()
+
+
+def _flip_note(left: np.ndarray, right: np.ndarray, peak: float) -> str:
+    was, now = int(right.argmax()), int(left.argmax())
+    margin = right[was] - right[now]
+    return (
+        f"the most likely token is {now}, the reference's is {was} by a margin of {margin:.3g}; correct runs move a "
+        f"logit by at most {peak:.3g}"
+    )
 
 
 def _discrete(entry: Entry) -> bool:

@@ -15,12 +15,13 @@ class Floors:
     """Measures how far correct runs are from a yardstick trace.
 
     Call ``observe`` with the values of correct runs, one by one. The floor of a row is the largest relative distance
-    of any run.
+    of any run. For logits, the peak of a row is the largest difference of a single number in any run.
     """
 
     def __init__(self, yardstick: Trace) -> None:
         self.yardstick = yardstick
         self._spread: dict[SeamKey, np.ndarray] = {}
+        self._peaks: dict[SeamKey, np.ndarray] = {}
         self._dtypes: dict[SeamKey, str] = {}
 
     def observe(self, entry: Entry, array: np.ndarray) -> None:
@@ -33,9 +34,11 @@ class Floors:
                 f"the yardstick {list(reference.shape)}; "
                 "floors can only be measured between runs of one case"
             )
-        errors = row_errors(as_rows(array, entry.token_axes), as_rows(reference, entry.token_axes))
-        known = self._spread.get(entry.key)
-        self._spread[entry.key] = errors if known is None else np.maximum(known, errors)
+        left, right = as_rows(array, entry.token_axes), as_rows(reference, entry.token_axes)
+        _keep_largest(self._spread, entry.key, row_errors(left, right))
+        if entry.group == "output":
+            with np.errstate(invalid="ignore", over="ignore"):  # padding may hold anything
+                _keep_largest(self._peaks, entry.key, np.abs(left - right).max(axis=1, initial=0.0))
 
     def rows(self, entry: Entry, compared: np.ndarray) -> np.ndarray:
         """Return the floor of every row (rows,). ``compared`` (rows,) bool excludes padding from the median.
@@ -56,6 +59,10 @@ class Floors:
         typical = float(np.median(spread[compared])) if compared.any() else 0.0
         return np.where(compared, np.maximum(spread, typical), 0.0)
 
+    def peaks(self, entry: Entry) -> np.ndarray:
+        """Return the peak of every row (rows,) of logits, and 0 for other values."""
+        return self._peaks.get(entry.key, np.zeros(1))
+
     def measured(self) -> Iterator[tuple[Entry, np.ndarray]]:
         """Every value that a run was observed at, with the spread (rows,) at rows that are compared."""
         for key, spread in self._spread.items():
@@ -67,3 +74,7 @@ class Floors:
     def dtype(self, entry: Entry) -> str:
         """Return the dtype of this value in the correct runs. The gate uses its ulp."""
         return self._dtypes.get(entry.key, entry.dtype)
+
+
+def _keep_largest(held: dict[SeamKey, np.ndarray], key: SeamKey, found: np.ndarray) -> None:
+    held[key] = np.maximum(held[key], found) if key in held else found

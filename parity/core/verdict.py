@@ -98,7 +98,8 @@ def _where(finding: Finding) -> str:
     if finding.status == "diverged" and finding.mismatches is not None:
         return f"{place}: {finding.mismatches} numbers differ, {finding.worst_row}"
     if finding.status == "diverged" and finding.ratio is not None and finding.ratio > 1:
-        return f"{place}: {finding.worst_row} is at {finding.ratio:.3g} times its gate"
+        why = f" ({finding.note})" if finding.note else ""
+        return f"{place}: {finding.worst_row} is at {finding.ratio:.3g} times its gate{why}"
     if finding.status == "diverged" and finding.isolated is not None and finding.isolated.ratio is not None:
         alone = finding.isolated
         return f"{place}: in the isolated comparison {alone.worst_row} is at {alone.ratio:.3g} times its gate"

@@ -65,3 +65,25 @@ class FusedLoopKernels(LoopKernels):
 
     name = "compiled loops, reordered with FMA"
     _compiled = _REORDERED
+
+
+class OnePassKernels(LoopKernels):
+    """Loops as small programs write them.
+
+    The variance is a difference of two means, the query is scaled before its product, the softmax divided after it.
+    """
+
+    name = "compiled loops, variance in one pass, late division"
+
+    def layer_norm(self, rows: Tensor, eps: float) -> Tensor:
+        mean, square = (self.sum_rows(values) / rows.shape[1] for values in (rows, rows * rows))  # (R,)
+        scale = 1 / torch.sqrt(square - mean * mean + eps)
+        return rows * scale.unsqueeze(-1) - (mean * scale).unsqueeze(-1)
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+        scores = self.matmul(query * scale, key.transpose(1, 2).contiguous())  # (L, S, T)
+        if bias is not None:
+            scores = scores + bias
+        powers = torch.exp(scores - scores.amax(dim=-1, keepdim=True))
+        total = self.sum_rows(powers.reshape(-1, powers.shape[-1])).reshape(*powers.shape[:2], 1)  # (L, S, 1)
+        return self.matmul(powers, value) / total

@@ -17,6 +17,7 @@ _KERNELS = {
     "onnx": ("parity.kernels.onnx_kernels", "OnnxKernels"),
     "loops": ("parity.kernels.loops", "LoopKernels"),
     "fused-loops": ("parity.kernels.loops", "FusedLoopKernels"),
+    "one-pass": ("parity.kernels.loops", "OnePassKernels"),
 }
 KERNELS = tuple(_KERNELS)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from parity.core.compare import Comparison, Finding, compare
 from parity.core.errors import TraceError
+from parity.core.floors import Floors
 from parity.core.trace import PADDING, MemoryTrace, SeamKey
 from parity.core.verdict import Judgement, Verdict, combine, judge
 from tests.parity.core.samples import (
@@ -343,6 +344,42 @@ def test_logits_say_what_the_difference_means(trace: MemoryTrace) -> None:
     assert same["scores"].logits is not None
     assert (same["scores"].logits.kl_max, same["scores"].logits.top1_agree) == (0.0, 7)
     assert same["hidden"].logits is None
+
+
+def _flipped(by: float) -> Finding:
+    """The finding of a row of many logits in which another token wins. Its yardstick margin is ``by``."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((1, 1, 100_000)).astype(np.float32)
+    logits[0, 0, 7] = 9.0
+    logits[0, 0, 8] = 9.0 - by
+    trace = MemoryTrace(description())
+    item = entry("logits", logits, group="output", rows=None)
+    trace.add(item, logits)
+    subject = logits.copy()
+    subject[0, 0, 8] = 9.0001
+    measured = Floors(trace)
+    measured.observe(item, nudged(logits, 3e-3, seed=2))
+    return Comparison(trace, measured, GATE).judge(item.key, subject)
+
+
+def test_another_likeliest_token_is_a_failure_if_the_margin_is_wide() -> None:
+    finding = _flipped(6.0)
+    # The row as a whole is within its gate.
+    assert finding.figure is not None
+    assert finding.gate is not None
+    assert finding.figure < finding.gate
+    assert finding.status == "diverged"
+    assert "the most likely token is 8, the reference's is 7 by a margin of 6; correct runs" in finding.note
+    verdict = judge([finding])
+    assert verdict.verdict is Verdict.DIVERGED
+    assert "the most likely token is 8" in verdict.reason
+
+
+def test_another_likeliest_token_is_noise_if_the_margin_is_narrow() -> None:
+    finding = _flipped(1e-3)
+    assert finding.passed
+    assert finding.logits is not None
+    assert finding.logits.top1_agree == 0
 
 
 # -- verdicts ----------------------------------------------------------------------------------------------------
