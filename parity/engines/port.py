@@ -138,20 +138,20 @@ class _Interrupted:
 
 
 class PortWeights:
-    """The port's tensors. They are loaded when needed, in the checkpoint's own dtype."""
+    """The port's tensors, in the checkpoint's own dtype. ``load`` is called when they are needed."""
 
     name, detail = "port", "its own tensors"
 
-    def __init__(self, folder: Path, dtype: str) -> None:
-        self.folder, self.dtype = folder, dtype
+    def __init__(self, load: Callable[[], Qwen3VL], dtype: str) -> None:
+        self._load, self.dtype = load, dtype
 
     @torch.no_grad()
     def send(self, patches: Tensor, sink: Sink, *, head: bool) -> None:
         """Send every tensor with its checkpoint name to ``sink``, then the patch embedding of ``patches``.
 
-        With ``head``, a tied model also sends its matrix as ``lm_head.weight``. Raises the errors of ``load_model``.
+        With ``head``, a tied model also sends its matrix as ``lm_head.weight``. Raises the errors of ``load``.
         """
-        model = load_model(self.folder, dtype=DTYPES[self.dtype])
+        model = self._load()
         for name, tensor in tensors_of(model).items():
             if name != LM_HEAD or head or not model.config.tie_word_embeddings:
                 sink(name, tensor)

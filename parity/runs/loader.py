@@ -36,13 +36,13 @@ _PROCESSOR_FILES = (
 
 
 class Loader:
-    """Keeps the models of one checkpoint. Loading another folder or dtype drops the previous ones."""
+    """Keeps the models of one checkpoint, one for each dtype. Loading another folder drops the previous ones."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_folder()
-        self._key: tuple[str, str] | None = None
-        self._reference: ReferenceModel | None = None
-        self._port: port.Qwen3VL | None = None
+        self._folder: str | None = None  # of the models that are kept
+        self._references: dict[str, ReferenceModel] = {}  # by dtype
+        self._ports: dict[str, port.Qwen3VL] = {}
         self._processors: tuple[str, ReferenceProcessor] | None = None
         self._digests: dict[Path, str] = {}
 
@@ -63,17 +63,17 @@ class Loader:
         return self.checkpoint(spec)
 
     def reference(self, folder: str | Path, dtype: str) -> ReferenceModel:
-        self._switch(folder, dtype)
-        if self._reference is None:
+        self._switch(folder)
+        if dtype not in self._references:
             with _loading(f"the reference cannot load {folder}"):
-                self._reference = ReferenceModel.load(folder, dtype=DTYPES[dtype])
-        return self._reference
+                self._references[dtype] = ReferenceModel.load(folder, dtype=DTYPES[dtype])
+        return self._references[dtype]
 
     def port(self, folder: Path, dtype: str) -> port.Qwen3VL:
-        self._switch(folder, dtype)
-        if self._port is None:
-            self._port = port.load_model(folder, dtype=DTYPES[dtype])
-        return self._port
+        self._switch(folder)
+        if dtype not in self._ports:
+            self._ports[dtype] = port.load_model(folder, dtype=DTYPES[dtype])
+        return self._ports[dtype]
 
     def processor(self, folder: str | Path) -> ReferenceProcessor:
         """Return the reference's processor. It has no dtype."""
@@ -112,12 +112,12 @@ class Loader:
 
     def port_weights(self, case: Case, folder: Path) -> PortWeights:
         """Return the port's tensors in the checkpoint's own dtype."""
-        return PortWeights(folder, case.checkpoint.dtype)
+        dtype = case.checkpoint.dtype
+        return PortWeights(lambda: self.port(folder, dtype), dtype)
 
-    def _switch(self, folder: str | Path, dtype: str) -> None:
-        key = (str(folder), dtype)
-        if key != self._key:
-            self._key, self._reference, self._port = key, None, None
+    def _switch(self, folder: str | Path) -> None:
+        if str(folder) != self._folder:
+            self._folder, self._references, self._ports = str(folder), {}, {}
 
 
 @contextmanager
