@@ -17,12 +17,12 @@ from torch import Tensor
 
 from parity.cases.media_batch import MediaBatch
 from parity.engines.base import Session, Sink, TensorMap, run_steps, tower_inputs
-from parity.engines.dtypes import DTYPES, dtype_word
+from parity.engines.dtypes import dtype_word
 from parity.engines.questions import Answer, Question, in_batches
 from parity.seams.weights import CONVOLUTION
 from port import GenerationConfig, Inputs, Processor, Qwen3VL, generate_all, listening, load_model
 from port.weights import LM_HEAD, checkpoint_name
-from reference.model import transformers_major
+from reference.version import transformers_major
 
 VERSION = f"qwen3vl-parity {version('qwen3vl-parity')}"
 CONVOLUTION_WEIGHT = "model.visual.patch_embed.proj.weight"

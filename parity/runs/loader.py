@@ -16,13 +16,14 @@ from parity.core.errors import ParityError
 from parity.engines.dtypes import DTYPES
 from parity.engines.port import OtherRequests, PortProcessor, PortWeights, port_processor
 from parity.runs.inputs import CaseInputs, prepare_inputs
+from parity.runs.named import named_checkpoint as named_checkpoint
 from parity.runs.seeded import cache_folder, seeded_checkpoint
 from parity.runs.store import NOT_KEPT, TraceStore
 from reference.errors import ReferenceModelError
-from reference.hub import checkpoint_folder
-from reference.model import ReferenceModel, transformers_major
+from reference.model import ReferenceModel
 from reference.processor import ReferenceProcessor
 from reference.trained import trained_checkpoint
+from reference.version import transformers_major
 
 _PROCESSOR_FILES = (
     "tokenizer.json",
@@ -147,21 +148,6 @@ def _check_processor_files(folder: Path) -> None:
     for alternatives in (("tokenizer.json", "vocab.json"), ("preprocessor_config.json", "processor_config.json")):
         if not any((folder / name).is_file() for name in alternatives):
             raise ParityError(f"{folder / alternatives[0]} does not exist; download it again")
-
-
-def named_checkpoint(name: str) -> Path:
-    """Return the folder that a user named, or the downloaded snapshot of a hub id.
-
-    Raises ParityError or ReferenceModelError if it is neither.
-    """
-    try:
-        return checkpoint_folder(name)
-    except ReferenceModelError as error:
-        if error.__cause__ is None:
-            raise
-        # The hub's own messages have several lines.
-        first = str(error).splitlines()[0].rstrip(".")
-        raise ParityError(f"{first}; download it where the hub can be reached, and give its folder") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from parity.cases.standard import SMALL
 from parity.core.verdict import Verdict
 from parity.documents.base import finding_sections
 from parity.milestones.suite import CaseSummary, run_suite
-from parity.runs import loader as loading
 from parity.runs.loader import Loader
 from port import Qwen3VL, load_model
 from reference.model import ReferenceModel
@@ -57,7 +56,7 @@ class Loads:
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.most = 0
         self._alive: list[tuple[str, weakref.ref[Any]]] = []
-        monkeypatch.setattr(loading.port, "load_model", self._counted("port", load_model))
+        monkeypatch.setattr(port, "load_model", self._counted("port", load_model))
         monkeypatch.setattr(ReferenceModel, "load", self._counted("reference", ReferenceModel.load))
 
     def _counted(self, side: str, load: Callable[..., Any]) -> Callable[..., Any]:
