@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from parity.cases.registry import chosen_cases
 from parity.core.errors import ParityError
 from reference.hub import local_folder
 
@@ -19,6 +18,8 @@ def check_cases(names: Sequence[str], *, every_case: bool = False) -> None:
     """Raise ParityError for an unknown case, or if every case is asked for as well."""
     if names and every_case:
         raise ParityError("--case and --every-case cannot be used together; leave one of them out")
+    from parity.cases.registry import chosen_cases  # imports a part of matplotlib, which chat does not need
+
     chosen_cases(names)
 
 
