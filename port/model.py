@@ -9,7 +9,7 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -20,6 +20,7 @@ from port.cache import KVCache
 from port.config import Qwen3VLConfig
 from port.errors import InputError
 from port.grid import check_grid, merged_count
+from port.mapped_file import MappedFile
 from port.mrope import mrope_positions
 from port.tap import Tap
 from port.text import TextModel, causal_mask
@@ -78,6 +79,7 @@ class Qwen3VL(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
         self.tap = Tap("")
+        self.files: Sequence[MappedFile] = ()  # those that hold weights
 
     @property
     def dtype(self) -> torch.dtype:
@@ -148,6 +150,7 @@ class Qwen3VL(nn.Module):
             raise InputError("decode needs the cache of a prefill, but this one is empty; call prefill first")
         if token_ids.ndim != 2 or 0 in token_ids.shape:
             raise InputError(f"token_ids {tuple(token_ids.shape)} must be (batch, tokens), with at least one of each")
+        self.check_files()
         token_ids = self.tap("input_ids", token_ids)
         self._check_vocabulary(token_ids)
         position_ids = cache.next_positions(token_ids.shape[1])
@@ -171,6 +174,7 @@ class Qwen3VL(nn.Module):
         """Token embeddings with the features of pictures and videos in place, positions, and DeepStack features."""
         config, tap = self.config, self.tap
         self._check(inputs)
+        self.check_files()
         input_ids = tap("input_ids", inputs.input_ids)
         attention_mask = tap("attention_mask", inputs.attention_mask)
         position_ids, rope_delta = mrope_positions(
@@ -199,6 +203,11 @@ class Qwen3VL(nn.Module):
                 deepstack = [torch.zeros_like(embeds) for _ in taps]
             deepstack = [scatter(at, mask, feature) for at, feature in zip(deepstack, taps, strict=True)]
         return Embedded(embeds, position_ids, rope_delta, attention_mask, deepstack)
+
+    def check_files(self) -> None:
+        """Raise WeightsError if a file that holds weights was changed. Done before every forward."""
+        for file in self.files:
+            file.check()
 
     def _check(self, inputs: Inputs) -> None:
         ids, mask = inputs.input_ids, inputs.attention_mask

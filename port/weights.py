@@ -7,6 +7,7 @@ Parameters have the names of the published checkpoints, with two exceptions: the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,9 @@ from torch import Tensor
 
 from port.config import Qwen3VLConfig
 from port.errors import ConfigError, WeightsError
+from port.finite import all_finite
 from port.json_fields import Fields
+from port.mapped_file import MappedFile
 from port.model import Qwen3VL
 
 SINGLE_FILE = "model.safetensors"
@@ -35,6 +38,10 @@ _SHOWN = 10
 
 def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Qwen3VL:
     """Build the port from a checkpoint folder, in eval mode, with weights cast to ``dtype``.
+
+    Weights that are stored in ``dtype`` are not copied on the CPU: the model uses the mapped files, and refuses to run
+    once they were changed (see ``MappedFile``). They are mapped privately: writing into a parameter changes neither
+    the file nor another model.
 
     Raises ConfigError or WeightsError, for example if a shard is missing or truncated, a tensor is missing, left over
     or of the wrong shape, a value is NaN or infinite, or ``lm_head.weight`` contradicts tied embeddings.
@@ -95,19 +102,29 @@ def _fill(model: Qwen3VL, checkpoint: Checkpoint, *, dtype: torch.dtype, device:
             f"{checkpoint.folder}: the tensors do not fit config.json ({mismatch}); "
             "is this the config of this checkpoint?"
         )
-    state = {}
-    for name, parameter in parameters.items():
-        tensor = checkpoint.read(checkpoint_name(name))
-        if not bool(torch.isfinite(tensor).all()):
+    used: set[MappedFile] = set()
+
+    def load(name: str) -> Tensor:
+        read = checkpoint.read(checkpoint_name(name))
+        if not all_finite(read):
             raise WeightsError(
                 f"{checkpoint.folder}: {checkpoint_name(name)} holds NaN or Inf; the file is damaged, or its "
                 "conversion went wrong: download or convert it again"
             )
-        # A copy, because the mapped file may be removed or changed while the model is in use.
-        state[name] = tensor.view(parameter.shape).to(device=device, dtype=dtype, copy=True)
+        # Kernels expect numbers at multiples of their size, but a file may place them anywhere.
+        misplaced = read.data_ptr() % read.element_size() != 0
+        tensor = read.view(parameters[name].shape).to(device=device, dtype=dtype, copy=misplaced)
+        if tensor.data_ptr() == read.data_ptr():
+            used.add(checkpoint.file(checkpoint_name(name)))
+        return tensor
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        state = dict(zip(parameters, pool.map(load, parameters), strict=True))
     if model.config.tie_word_embeddings and LM_HEAD in checkpoint.keys:
         _check_tied(checkpoint)
     model.load_state_dict(state, strict=True, assign=True)
+    model.files = tuple(used)
+    model.check_files()  # nothing was changed while it was read
 
 
 def _compare(model: Qwen3VL, wanted: Mapping[str, Tensor], checkpoint: Checkpoint) -> Mismatch:
@@ -141,7 +158,7 @@ class Checkpoint:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._stack = ExitStack()
-        self._place: dict[str, tuple[Any, str]] = {}
+        self._place: dict[str, tuple[MappedFile, Any, str]] = {}
         try:
             for path, names in self._files():
                 self._open(path, names)
@@ -160,13 +177,16 @@ class Checkpoint:
         return set(self._place)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        handle, key = self._place[name]
+        _, handle, key = self._place[name]
         return tuple(handle.get_slice(key).get_shape())
 
     def read(self, name: str) -> Tensor:
-        handle, key = self._place[name]
+        _, handle, key = self._place[name]
         tensor: Tensor = handle.get_tensor(key)
         return tensor
+
+    def file(self, name: str) -> MappedFile:
+        return self._place[name][0]
 
     def _files(self) -> Iterator[tuple[Path, set[str] | None]]:
         """Each file with the keys that it must hold according to the index (None without an index)."""
@@ -203,6 +223,7 @@ class Checkpoint:
 
     def _open(self, path: Path, names: set[str] | None) -> None:
         try:
+            file = MappedFile(path)
             handle = self._stack.enter_context(safe_open(path, framework="pt"))
         except (SafetensorError, OSError) as error:
             raise WeightsError(
@@ -221,4 +242,4 @@ class Checkpoint:
                 raise WeightsError(
                     f"{self.folder}: {name} is there twice (again as {key} in {path.name}); remove one of the two"
                 )
-            self._place[name] = (handle, key)
+            self._place[name] = (file, handle, key)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from reference.errors import ReferenceModelError
 
 # Only safetensors, JSON, templates and tokenizer text files: nothing that could be executed or unpickled.
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "merges.txt"]
+
+
+def local_folder(source: str | Path) -> Path | None:
+    """Return the folder itself, or None for a name that may be a hub id. Raises ReferenceModelError for others."""
+    path, name = Path(source).expanduser(), str(source)
+    if path.is_dir():
+        return path
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise ReferenceModelError(f"{source} is not a folder; give a checkpoint folder or a hub id like owner/name")
+    return None
 
 
 def checkpoint_folder(source: str | Path) -> Path:
@@ -18,14 +25,14 @@ def checkpoint_folder(source: str | Path) -> Path:
 
     Raises ReferenceModelError if it is neither.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    name = str(source)
-    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise ReferenceModelError(f"{source} is not a folder; give a checkpoint folder or a hub id like owner/name")
+    folder = local_folder(source)
+    if folder is not None:
+        return folder
+    from huggingface_hub import snapshot_download  # takes a second to import
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
-        return Path(snapshot_download(name, allow_patterns=_PATTERNS))
+        return Path(snapshot_download(str(source), allow_patterns=_PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ReferenceModelError(
             f"{source} is neither a local folder nor a hub model that can be reached: {error}"

@@ -19,6 +19,7 @@ from transformers import DynamicCache, GenerationConfig, Qwen3VLForConditionalGe
 from transformers.utils import logging as hf_logging
 
 from reference.errors import ReferenceModelError
+from reference.version import transformers_major
 
 Attention = Literal["eager", "sdpa"]
 # The older key layout (visual.*, model.*). Without this map, the reference would keep random weights.
@@ -194,8 +195,3 @@ def rope_delta(state: State) -> Tensor:
 def text_positions(attention_mask: Tensor) -> Tensor:
     """Positions (B, S) of a prompt without pictures; 0 at padding."""
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
-def transformers_major() -> int:
-    """Return 4 or 5. The two take different arguments and read different config dialects."""
-    return int(transformers.__version__.split(".")[0])

@@ -1,4 +1,7 @@
-"""The ``parity`` command. Each subcommand imports what it needs when it runs, so that comparing needs no torch."""
+"""The ``parity`` command. Each subcommand imports what it needs when it runs, so that comparing needs no torch.
+
+Options are checked first, by modules that need no torch either: a usage error is shown at once.
+"""
 
 from __future__ import annotations
 
@@ -62,9 +65,16 @@ def run(**options: Any) -> int:
     MODEL is a checkpoint folder, a hub id, or the word "seeded" for tiny random weights. With "seeded", the prompt has
     a real photo unless you give pictures. Without arguments, the small trained model is asked about a picture.
     """
-    from parity.cli.commands.run import RunOptions, run
+    from parity.cli.checks import check_model
+    from parity.cli.run_options import SEEDED, RunOptions, chosen_case
 
-    return run(RunOptions(**options))
+    given = RunOptions(**options)
+    chosen_case(given)
+    if given.model != SEEDED:
+        check_model(given.model)
+    from parity.cli.commands.run import run
+
+    return run(given)
 
 
 @subcommand(main, section="judge")
@@ -85,9 +95,14 @@ def suite(**options: Any) -> int:
 
     If you select cases or phases, the others count as not run.
     """
-    from parity.cli.commands.suite import SuiteOptions, suite
+    from parity.cases.standard import standard_suite
+    from parity.cli.suite_options import SuiteOptions, chosen_of_suite
 
-    return suite(SuiteOptions(**options))
+    given = SuiteOptions(**options)
+    chosen_of_suite(standard_suite(), given)
+    from parity.cli.commands.suite import suite
+
+    return suite(given)
 
 
 @subcommand(main, section="judge")
@@ -115,6 +130,10 @@ def compare(**options: Any) -> int:
 @json_option
 def processor(**options: Any) -> int:
     """Compare the port's processor with the reference's on your own files: every value, and the speed."""
+    from parity.cli.checks import check_model, check_something
+
+    check_something(bool(options["images"] or options["videos"]), what="process", options="--image or --video")
+    check_model(options["model"])
     from parity.cli.commands.processor import processor
 
     return processor(**options)
@@ -130,6 +149,9 @@ def processor(**options: Any) -> int:
 @json_option
 def greedy(**options: Any) -> int:
     """Compare the port's greedy tokens with another engine's on one prompt (extra: engines)."""
+    from parity.cli.checks import check_model
+
+    check_model(options["model"])
     from parity.cli.commands.greedy import greedy
 
     return greedy(**options)
@@ -149,6 +171,10 @@ def exam(**options: Any) -> int:
 
     MODEL is a checkpoint folder; default: the small trained model.
     """
+    from parity.cli.checks import check_model, check_something
+
+    check_something(options["pictures"] + options["clips"] > 0, what="ask about", options="--pictures or --clips")
+    check_model(options["model"])
     from parity.cli.commands.exam import exam
 
     return exam(**options)
@@ -174,6 +200,9 @@ def scenes(**options: Any) -> int:
 
     `parity exam` asks the same questions, but only of engines that it can run. Use this for other engines.
     """
+    from parity.cli.checks import check_something
+
+    check_something(options["pictures"] + options["clips"] > 0, what="write", options="--pictures or --clips")
     from parity.cli.commands.scenes import scenes
 
     return scenes(**options)
@@ -217,6 +246,13 @@ def checkpoint_make(*, folder: Path, **options: Any) -> int:
 @json_option
 def mutants(**options: Any) -> int:
     """Plant every known mistake in the port. Check that each is caught, and at the right seam."""
+    from parity.cli.checks import check_cases
+
+    check_cases(options["cases"], every_case=options["every_case"])
+    if options["ids"]:
+        from parity.mutants.registry import chosen  # needs torch, but no transformers
+
+        chosen(options["ids"])
     from parity.cli.commands.mutants import mutants
 
     return mutants(**options)
@@ -236,6 +272,9 @@ def mutants(**options: Any) -> int:
 @json_option
 def calibrate(**options: Any) -> int:
     """Measure the smallest m without a false alarm, over many correct runs."""
+    from parity.cli.checks import check_cases
+
+    check_cases(options["cases"])
     from parity.cli.commands.calibrate import calibrate
 
     return calibrate(**options)
@@ -249,6 +288,10 @@ def calibrate(**options: Any) -> int:
 @json_option
 def activations(**options: Any) -> int:
     """Measure how peaked logits and attention are, for the seeded checkpoint, the trained model, and MODELS."""
+    from parity.cli.checks import check_model
+
+    for model in options["models"]:
+        check_model(model)
     from parity.cli.commands.activations import activations
 
     return activations(**options)
@@ -276,6 +319,9 @@ def chat(**options: Any) -> int:
     MODEL is a checkpoint folder or a hub id. The default is the small trained model, which only knows the coloured
     shapes of `parity scenes`.
     """
+    from parity.cli.checks import check_model
+
+    check_model(options["model"])
     from parity.cli.commands.chat import ChatOptions, chat
 
     return chat(ChatOptions(**options))

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from parity.cases.media_batch import MediaBatch
 from parity.engines.base import Session, Sink, TensorMap, run_steps, tower_inputs
-from parity.engines.dtypes import DTYPES, dtype_word
+from parity.engines.dtypes import dtype_word
 from parity.engines.questions import Answer, Question, in_batches
 from parity.kernels.base import Kernels, computing_with
 from parity.seams.weights import CONVOLUTION
 from port import GenerationConfig, Inputs, Processor, Qwen3VL, generate_all, listening, load_model
 from port.weights import LM_HEAD, checkpoint_name
-from reference.model import transformers_major
+from reference.version import transformers_major
 
 VERSION = f"qwen3vl-parity {version('qwen3vl-parity')}"
 CONVOLUTION_WEIGHT = "model.visual.patch_embed.proj.weight"
@@ -143,20 +143,20 @@ class _Interrupted:
 
 
 class PortWeights:
-    """The port's tensors. They are loaded when needed, in the checkpoint's own dtype."""
+    """The port's tensors, in the checkpoint's own dtype. ``load`` is called when they are needed."""
 
     name, detail = "port", "its own tensors"
 
-    def __init__(self, folder: Path, dtype: str) -> None:
-        self.folder, self.dtype = folder, dtype
+    def __init__(self, load: Callable[[], Qwen3VL], dtype: str) -> None:
+        self._load, self.dtype = load, dtype
 
     @torch.no_grad()
     def send(self, patches: Tensor, sink: Sink, *, head: bool) -> None:
         """Send every tensor with its checkpoint name to ``sink``, then the patch embedding of ``patches``.
 
-        With ``head``, a tied model also sends its matrix as ``lm_head.weight``. Raises the errors of ``load_model``.
+        With ``head``, a tied model also sends its matrix as ``lm_head.weight``. Raises the errors of ``load``.
         """
-        model = load_model(self.folder, dtype=DTYPES[self.dtype])
+        model = self._load()
         for name, tensor in tensors_of(model).items():
             if name != LM_HEAD or head or not model.config.tie_word_embeddings:
                 sink(name, tensor)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from parity.cases.case import Case
+from parity.cases.case import Case, Checkpoint
 from parity.core.compare import Finding
 from parity.core.errors import ParityError
 from parity.core.verdict import Judgement, Verdict, combine
@@ -54,23 +54,39 @@ def run_suite(
     progress: Callable[[Case, str], None],
     finished: Callable[[CaseRun], str | None],
 ) -> list[CaseSummary]:
-    """Run the cases in order. A case that cannot run becomes an INVALID line with its error; the others still run.
+    """Run the cases, and return their lines in the given order.
 
-    ``finished`` may write a case's report, and returns its path.
+    All cases of a checkpoint run one after another, so that it is loaded once. A case that cannot run becomes an
+    INVALID line with its error; the others still run. ``finished`` may write a case's report, and returns its path.
     """
-    summaries = []
-    for case in cases:
-        start = time.perf_counter()
-        try:
-            run = run_case(case, loader, dtype=dtype, progress=lambda what, case=case: progress(case, what))  # type: ignore[misc]
-        except (ParityError, PortError, ReferenceModelError) as error:
-            judgement = Judgement(Verdict.INVALID, f"the case did not run: {error}", None, 0, 0, 0)
-            summaries.append(CaseSummary(case, judgement, [], 0, _since(start)))
-            continue
-        seconds = _since(start)
-        judgement, findings = run.result.judgement, run.result.findings
-        summaries.append(CaseSummary(case, judgement, findings, run.forwards, seconds, finished(run)))
-    return summaries
+    groups: dict[Checkpoint, list[int]] = {}
+    for place, case in enumerate(cases):
+        groups.setdefault(case.checkpoint, []).append(place)
+    summaries = {
+        place: _run_one(cases[place], loader, dtype=dtype, progress=progress, finished=finished)
+        for places in groups.values()
+        for place in places
+    }
+    return [summaries[place] for place in range(len(cases))]
+
+
+def _run_one(
+    case: Case,
+    loader: Loader,
+    *,
+    dtype: str,
+    progress: Callable[[Case, str], None],
+    finished: Callable[[CaseRun], str | None],
+) -> CaseSummary:
+    start = time.perf_counter()
+    try:
+        run = run_case(case, loader, dtype=dtype, progress=lambda what: progress(case, what))
+    except (ParityError, PortError, ReferenceModelError) as error:
+        judgement = Judgement(Verdict.INVALID, f"the case did not run: {error}", None, 0, 0, 0)
+        return CaseSummary(case, judgement, [], 0, _since(start))
+    seconds = _since(start)
+    judgement, findings = run.result.judgement, run.result.findings
+    return CaseSummary(case, judgement, findings, run.forwards, seconds, finished(run))
 
 
 def suite_verdict(summaries: Sequence[CaseSummary], every: Sequence[Case]) -> tuple[Verdict, str]:

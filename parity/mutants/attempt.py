@@ -21,7 +21,7 @@ from parity.core.trace import SeamKey
 from parity.core.verdict import Verdict, judge
 from parity.engines.base import Engine
 from parity.engines.dtypes import DTYPES
-from parity.engines.port import BusyPortEngine
+from parity.engines.port import BusyPortEngine, PortWeights
 from parity.mutants.base import LOADING, Mutant
 from parity.mutants.outcomes import Outcome, State, located, worst_ratio
 from parity.mutants.traits import traits
@@ -69,8 +69,9 @@ def prepare(case: Case, loader: Loader, *, dtype: str) -> Prepared:
     def subject(anew: bool) -> Engine:
         if stage.name == "processor":  # some mistakes are made while its configs are read
             return loader.port_processor(folder)
-        if stage.name == "weights":  # loads when it runs
-            return loader.port_weights(case, folder)
+        if stage.name == "weights":  # loads anew when it runs
+            own = case.checkpoint.dtype
+            return PortWeights(lambda: load_model(folder, dtype=DTYPES[own]), own)
         model = load_model(folder, dtype=DTYPES[dtype]) if anew or not models else models[0]
         if not anew:
             models[:] = [model]

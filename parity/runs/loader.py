@@ -16,13 +16,14 @@ from parity.core.errors import ParityError
 from parity.engines.dtypes import DTYPES
 from parity.engines.port import OtherRequests, PortProcessor, PortWeights, port_processor
 from parity.runs.inputs import CaseInputs, prepare_inputs
+from parity.runs.named import named_checkpoint as named_checkpoint
 from parity.runs.seeded import cache_folder, seeded_checkpoint
 from parity.runs.store import NOT_KEPT, TraceStore
 from reference.errors import ReferenceModelError
-from reference.hub import checkpoint_folder
-from reference.model import ReferenceModel, transformers_major
+from reference.model import ReferenceModel
 from reference.processor import ReferenceProcessor
 from reference.trained import trained_checkpoint
+from reference.version import transformers_major
 
 _PROCESSOR_FILES = (
     "tokenizer.json",
@@ -36,13 +37,13 @@ _PROCESSOR_FILES = (
 
 
 class Loader:
-    """Keeps the models of one checkpoint. Loading another folder or dtype drops the previous ones."""
+    """Keeps the models of one checkpoint, one for each dtype. Loading another folder drops the previous ones."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or cache_folder()
-        self._key: tuple[str, str] | None = None
-        self._reference: ReferenceModel | None = None
-        self._port: port.Qwen3VL | None = None
+        self._folder: str | None = None  # of the models that are kept
+        self._references: dict[str, ReferenceModel] = {}  # by dtype
+        self._ports: dict[str, port.Qwen3VL] = {}
         self._processors: tuple[str, ReferenceProcessor] | None = None
         self._digests: dict[Path, str] = {}
 
@@ -63,17 +64,17 @@ class Loader:
         return self.checkpoint(spec)
 
     def reference(self, folder: str | Path, dtype: str) -> ReferenceModel:
-        self._switch(folder, dtype)
-        if self._reference is None:
+        self._switch(folder)
+        if dtype not in self._references:
             with _loading(f"the reference cannot load {folder}"):
-                self._reference = ReferenceModel.load(folder, dtype=DTYPES[dtype])
-        return self._reference
+                self._references[dtype] = ReferenceModel.load(folder, dtype=DTYPES[dtype])
+        return self._references[dtype]
 
     def port(self, folder: Path, dtype: str) -> port.Qwen3VL:
-        self._switch(folder, dtype)
-        if self._port is None:
-            self._port = port.load_model(folder, dtype=DTYPES[dtype])
-        return self._port
+        self._switch(folder)
+        if dtype not in self._ports:
+            self._ports[dtype] = port.load_model(folder, dtype=DTYPES[dtype])
+        return self._ports[dtype]
 
     def processor(self, folder: str | Path) -> ReferenceProcessor:
         """Return the reference's processor. It has no dtype."""
@@ -112,12 +113,12 @@ class Loader:
 
     def port_weights(self, case: Case, folder: Path) -> PortWeights:
         """Return the port's tensors in the checkpoint's own dtype."""
-        return PortWeights(folder, case.checkpoint.dtype)
+        dtype = case.checkpoint.dtype
+        return PortWeights(lambda: self.port(folder, dtype), dtype)
 
-    def _switch(self, folder: str | Path, dtype: str) -> None:
-        key = (str(folder), dtype)
-        if key != self._key:
-            self._key, self._reference, self._port = key, None, None
+    def _switch(self, folder: str | Path) -> None:
+        if str(folder) != self._folder:
+            self._folder, self._references, self._ports = str(folder), {}, {}
 
 
 @contextmanager
@@ -147,21 +148,6 @@ def _check_processor_files(folder: Path) -> None:
     for alternatives in (("tokenizer.json", "vocab.json"), ("preprocessor_config.json", "processor_config.json")):
         if not any((folder / name).is_file() for name in alternatives):
             raise ParityError(f"{folder / alternatives[0]} does not exist; download it again")
-
-
-def named_checkpoint(name: str) -> Path:
-    """Return the folder that a user named, or the downloaded snapshot of a hub id.
-
-    Raises ParityError or ReferenceModelError if it is neither.
-    """
-    try:
-        return checkpoint_folder(name)
-    except ReferenceModelError as error:
-        if error.__cause__ is None:
-            raise
-        # The hub's own messages have several lines.
-        first = str(error).splitlines()[0].rstrip(".")
-        raise ParityError(f"{first}; download it where the hub can be reached, and give its folder") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

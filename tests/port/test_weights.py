@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +14,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from port import ConfigError, Qwen3VL, WeightsError, load_model
-from port.weights import INDEX_FILE, SINGLE_FILE, Mismatch, checkpoint_name, published_name
+from port import ConfigError, Inputs, Qwen3VL, WeightsError, load_model
+from port.weights import INDEX_FILE, SINGLE_FILE, Checkpoint, Mismatch, checkpoint_name, published_name
 from reference.weights import tensor_values, weight_shapes
 from tests.port.port_samples import raw_config
 
 EMBEDDING = "model.language_model.embed_tokens.weight"
 NORM = "model.language_model.layers.2.input_layernorm.weight"
 CONV = "model.visual.patch_embed.proj.weight"
+PROMPT = Inputs(torch.tensor([[5, 600, 7]]), torch.ones(1, 3, dtype=torch.long))
 Tensors = dict[str, Tensor]
 
 
@@ -58,6 +61,15 @@ def _edit_index(folder: Path, edit: Callable[[dict[str, object]], None]) -> None
     index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     edit(index)
     (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
+
+
+def _spoil(path: Path) -> None:
+    """Overwrite a file in place with as many bytes, which are NaN in every float dtype."""
+    size, changed = path.stat().st_size, path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.write(b"\xff" * size)
+    # Clocks of file systems are coarse: the test may be faster than one tick.
+    os.utime(path, ns=(changed, changed + 1))
 
 
 def _refused(folder: Path, *words: str) -> None:
@@ -99,13 +111,98 @@ def test_no_parameter_is_left_on_the_meta_device_or_in_another_dtype(tmp_path: P
         assert torch.equal(model.output_weight(), tensors["lm_head.weight"].to(dtype))
 
 
-def test_the_model_outlives_its_files(tmp_path: Path, tensors: Tensors) -> None:
+def test_a_model_in_another_dtype_outlives_its_files(tmp_path: Path, tensors: Tensors) -> None:
     folder = _write(tmp_path / "x", tensors)
-    model = load_model(folder)
-    size = (folder / SINGLE_FILE).stat().st_size
-    (folder / SINGLE_FILE).write_bytes(b"\xff" * size)  # in place: a mapped tensor would change
+    model = load_model(folder, dtype=torch.float64)
+    _spoil(folder / SINGLE_FILE)
     shutil.rmtree(folder)
-    assert torch.equal(model.output_weight(), tensors["lm_head.weight"])
+    assert torch.equal(model.output_weight(), tensors["lm_head.weight"].double())
+    assert torch.isfinite(model(PROMPT)).all()
+
+
+def test_a_model_outlives_files_that_are_removed_or_replaced(tmp_path: Path, tensors: Tensors) -> None:
+    folder = _write(tmp_path / "x", tensors, shards=3)
+    model = load_model(folder)
+    before = model(PROMPT)
+    removed, replaced, _ = _shards(folder)
+    removed.unlink()
+    (tmp_path / "other").write_bytes(b"\xff" * replaced.stat().st_size)
+    os.replace(tmp_path / "other", replaced)
+    assert torch.equal(model(PROMPT), before)
+    assert torch.equal(copy.deepcopy(model)(PROMPT), before)
+
+
+@pytest.mark.parametrize("removed", [False, True])
+@pytest.mark.parametrize("change", ["written", "longer", "cut"])
+def test_no_request_runs_on_files_that_were_changed(
+    tmp_path: Path, tensors: Tensors, change: str, removed: bool
+) -> None:
+    folder = _write(tmp_path / "x", tensors, shards=2)
+    model, path = load_model(folder), _shards(folder)[1]
+    other = copy.deepcopy(load_model(folder))
+    cache = model.new_cache(1, 8)
+    token = model.prefill(PROMPT, cache)[:, -1].argmax(dim=-1, keepdim=True)
+    size = path.stat().st_size
+    if change == "written":
+        _spoil(path)
+        # Without the check, the model would run on these.
+        assert not all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+    else:
+        os.truncate(path, size + 1 if change == "longer" else 4)
+    now = path.stat().st_size
+    if removed:
+        path.unlink()
+    requests: list[Callable[[], object]] = [
+        lambda: model(PROMPT),
+        lambda: model.prefill(PROMPT, model.new_cache(1, 8)),
+        lambda: model.prefill_last(PROMPT, model.new_cache(1, 8)),
+        lambda: model.decode(token, cache),
+        lambda: other(PROMPT),
+    ]
+    for request in requests:
+        with pytest.raises(WeightsError) as caught:
+            request()
+        for words in (str(path), f"{size} bytes", f"now {now} bytes", "load the model again"):
+            assert words in str(caught.value)
+
+
+def test_a_file_that_changes_while_it_is_loaded_is_refused(
+    tmp_path: Path, tensors: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _write(tmp_path / "x", tensors)
+    read = Checkpoint.read
+
+    def spoiling(self: Checkpoint, name: str) -> Tensor:
+        tensor = read(self, name)
+        os.utime(folder / SINGLE_FILE, ns=(0, 0))
+        return tensor
+
+    monkeypatch.setattr(Checkpoint, "read", spoiling)
+    _refused(folder, "was changed", "1970")
+
+
+def test_writing_into_a_parameter_changes_neither_the_file_nor_another_model(tmp_path: Path, tensors: Tensors) -> None:
+    folder = _write(tmp_path / "x", tensors)
+    before = (folder / SINGLE_FILE).read_bytes()
+    model, other = load_model(folder), load_model(folder)
+    for parameter in model.parameters():
+        parameter.fill_(7)
+    assert (folder / SINGLE_FILE).read_bytes() == before
+    for found in (other, load_model(folder)):
+        assert all(torch.equal(p.view(tensors[name].shape), tensors[name]) for name, p in _parameters(found).items())
+    model(PROMPT)  # the model itself may be changed
+
+
+def test_numbers_at_odd_places_of_a_file_are_moved(tmp_path: Path, tensors: Tensors) -> None:
+    folder = _write(tmp_path / "x", tensors)
+    content = (folder / SINGLE_FILE).read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = content[8:end].rstrip()
+    header += b" " * ((1 - len(header)) % 8)
+    (folder / SINGLE_FILE).write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
+    for name, parameter in _parameters(load_model(folder)).items():
+        assert parameter.data_ptr() % 4 == 0, name
+        assert torch.equal(parameter.view(tensors[name].shape), tensors[name]), name
 
 
 @pytest.mark.parametrize("shards", [0, 3])

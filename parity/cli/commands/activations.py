@@ -16,7 +16,8 @@ from parity.cases.standard import trained_case
 from parity.cli.command import finish, here
 from parity.diagnosis.activations import measure_activations
 from parity.documents.activations import activations_document
-from parity.runs.loader import Loader, named_checkpoint, read_config
+from parity.runs.loader import Loader, read_config
+from parity.runs.named import named_checkpoint
 from reference.trained import trained_checkpoint
 
 _TITLES = {

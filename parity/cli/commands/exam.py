@@ -15,10 +15,9 @@ from parity.answers.exam import Answers, ClipForm, Exam
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.progress import progress_bar
-from parity.core.errors import ParityError
 from parity.documents.exam import exam_document
 from parity.engines.registry import engine
-from parity.runs.loader import named_checkpoint
+from parity.runs.named import named_checkpoint
 from reference.trained import trained_checkpoint
 from reference.world.exam import exam as exam_items
 
@@ -39,8 +38,6 @@ def exam(
     """Run the command. PARITY if port and reference give the same answers, and enough of them are right."""
     if threads:
         torch.set_num_threads(threads)
-    if pictures + clips == 0:
-        raise ParityError("there is nothing to ask about; give --pictures or --clips")
     folder = trained_checkpoint() if model is None else named_checkpoint(model)
     items = exam_items(pictures=pictures, clips=clips, seed=seed)
     engines = {name: engine(name) for name in dict.fromkeys(names)}

@@ -15,7 +15,8 @@ from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.documents.tokens import tokens_document
 from parity.engines.registry import engine
-from parity.runs.loader import Loader, named_checkpoint, read_config
+from parity.runs.loader import Loader, read_config
+from parity.runs.named import named_checkpoint
 
 
 def greedy(

@@ -14,7 +14,6 @@ from parity.cases.registry import chosen_cases
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.progress import progress_bar
-from parity.core.errors import ParityError
 from parity.documents.folders import report_folder
 from parity.documents.mutants import matrix_document
 from parity.mutants.cases import ALL, DEFAULT
@@ -32,8 +31,6 @@ def mutants(
     *, cases: tuple[str, ...], every_case: bool, ids: tuple[str, ...], dtype: str, out: Path | None, as_json: bool
 ) -> int:
     """Run the command. Returns 0 if every mutant that changes the results is caught, otherwise 1."""
-    if cases and every_case:
-        raise ParityError("--case and --every-case cannot be used together; leave one of them out")
     planted = chosen(ids)
     tried = chosen_cases(cases or (ALL if every_case else DEFAULT))
     folder = report_folder(out, "mutants")

@@ -16,11 +16,11 @@ from parity.cases.media import Picture, PictureFile, Video, VideoFile
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.progress import progress_bar
-from parity.core.errors import ParityError
 from parity.documents.processor import processor_document
 from parity.runs.case_run import Result
 from parity.runs.inputs import prepare_inputs
-from parity.runs.loader import Loader, named_checkpoint, read_config
+from parity.runs.loader import Loader, read_config
+from parity.runs.named import named_checkpoint
 from parity.runs.stage import StageResult, judge_stage
 
 
@@ -36,8 +36,6 @@ def processor(
 ) -> int:
     """Run the command. Returns the exit code of the verdict over all files."""
     sources: list[Picture | Video] = [*map(PictureFile, images), *map(VideoFile, videos)]
-    if not sources:
-        raise ParityError("there is nothing to process; give --image or --video")
     if threads:
         torch.set_num_threads(threads)
     loader = Loader()

@@ -3,57 +3,29 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from parity.bench.models import measure
-from parity.cases.batch import batch_rows
-from parity.cases.case import Case, Row, SeededCheckpoint
-from parity.cases.media import PictureFile, Source, VideoFile
-from parity.cases.registry import chosen_cases
-from parity.cases.standard import photo_case, trained_case
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.progress import Bar, progress_bar
+from parity.cli.run_options import SEEDED, RunOptions, chosen_case
 from parity.core.errors import ParityError
 from parity.documents.folders import report_folder
 from parity.documents.run import write_run
 from parity.engines.reference import ReferenceEngine
 from parity.runs.case_run import CaseRun, run_case
-from parity.runs.loader import Loader, named_checkpoint, read_config
+from parity.runs.loader import Loader, read_config
+from parity.runs.named import named_checkpoint
 from parity.runs.store import TraceStore
 from reports.staging import Staged
 
-SEEDED = "seeded"  # the value of MODEL for the tiny seeded checkpoint
 TIMED_RUNS = 3
 # Steps: checkpoint, weights, pictures, yardstick, four floor runs, processor twice, model twice, report.
 _WORK = 13
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The options of ``parity run``."""
-
-    model: str | None
-    images: tuple[Path, ...]
-    videos: tuple[Path, ...]
-    prompt: str | None
-    batch: int
-    dtype: str
-    case: str | None
-    steps: int | None
-    chunk: int | None
-    padding_side: Literal["left", "right"]
-    out: Path | None
-    as_json: bool
-    every: bool
-    timing: bool
-    seed: int
-    threads: int | None
-    traces: Path | None
 
 
 def run(options: RunOptions) -> int:
@@ -101,40 +73,6 @@ def run(options: RunOptions) -> int:
     )
 
 
-def chosen_case(options: RunOptions) -> Case:
-    """Return the case that the options describe: a named case, the default, or the user's own input."""
-    own = bool(options.images or options.videos) or options.prompt is not None
-    if options.case is not None:
-        (chosen,) = chosen_cases([options.case])
-        if own or options.model or options.batch > 1 or options.seed or options.steps is not None:
-            raise ParityError(
-                "--case has its own model, seed, prompt, pictures, batch and steps; leave those options or --case out"
-            )
-        if options.chunk is not None or options.padding_side != "left":
-            raise ParityError("--case has its own chunk and padding side; leave those options or --case out")
-        return chosen
-    if options.seed and options.model != SEEDED:
-        raise ParityError(f"--seed is only for the seeded checkpoint; use `parity run {SEEDED} --seed {options.seed}`")
-    base = trained_case() if options.model is None else photo_case(SeededCheckpoint("tiny", seed=options.seed))
-    rows = base.rows
-    if own:
-        media: list[Source] = [*map(PictureFile, options.images), *map(VideoFile, options.videos)]
-        prompt = "Describe this." if options.prompt is None else options.prompt
-        if not media and not prompt:
-            raise ParityError("the prompt is empty and there is no picture; give --prompt a text, or leave it out")
-        rows = ((*media, prompt) if prompt else tuple(media),)
-    return replace(
-        base,
-        name="run" if own or options.model not in (None, SEEDED) else base.name,
-        title=_title(rows[0], options.batch) if own or options.batch > 1 else base.title,
-        phase=4 if options.batch > 1 else 1,
-        rows=batch_rows(rows[0], options.batch),
-        padding_side=options.padding_side,
-        decode_steps=base.decode_steps if options.steps is None else options.steps,
-        chunk=options.chunk,
-    )
-
-
 def _timed(run: CaseRun, step: Bar) -> dict[str, Any] | None:
     """Time both sides. Returns None if the subject failed to run."""
     if run.result.error is not None or run.subject is None or run.model is None or run.inputs is None:
@@ -164,9 +102,3 @@ def _show(console: Any, document: dict[str, Any], html: Path, *, every: bool) ->
         console.print(view.performance_table(document["performance"]))
     console.print(view.verdict_line(verdict), soft_wrap=True)
     console.print(view.plain(f"report: {html}"), soft_wrap=True)
-
-
-def _title(row: Row, batch: int) -> str:
-    media = [part.title for part in row if not isinstance(part, str)]
-    what = ", ".join(media) if media else "text"
-    return what if batch == 1 else f"{what}, batch of {batch}"

@@ -18,8 +18,6 @@ QUESTIONS = "questions.json"
 
 def scenes(*, folder: Path, pictures: int, clips: int, seed: int) -> int:
     """Write the files, and ``questions.json`` with the file, kind, question and right answer of each item."""
-    if pictures + clips == 0:
-        raise ParityError("there is nothing to write; give --pictures or --clips")
     if folder.exists():
         raise ParityError(f"{folder} exists already; name a new folder")
     items = exam(pictures=pictures, clips=clips, seed=seed)

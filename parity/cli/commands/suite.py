@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,11 @@ import torch
 from rich.console import Console
 
 from parity.cases.case import Case
-from parity.cases.registry import chosen_cases
 from parity.cases.standard import standard_suite
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.progress import progress_bar
-from parity.core.errors import ParityError
+from parity.cli.suite_options import SuiteOptions, chosen_of_suite
 from parity.documents.folders import report_folder
 from parity.documents.run import write_run
 from parity.documents.suite import suite_document
@@ -28,24 +25,12 @@ from reports.staging import Staged
 from reports.write import write_report
 
 
-@dataclass(frozen=True)
-class SuiteOptions:
-    """The options of ``parity suite``. Without cases and phases, everything runs."""
-
-    cases: tuple[str, ...]
-    phases: tuple[int, ...]
-    dtype: str
-    out: Path | None
-    as_json: bool
-    threads: int | None
-
-
 def suite(options: SuiteOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
     if options.threads:
         torch.set_num_threads(options.threads)
     every = standard_suite()
-    cases = _chosen(every, options)
+    cases = chosen_of_suite(every, options)
     folder = report_folder(options.out, "suite")
     start = time.perf_counter()
     environment = here(threads=torch.get_num_threads())
@@ -68,21 +53,6 @@ def suite(options: SuiteOptions) -> int:
         write_report(document, staged.work)
     html = folder / "report.html"
     return finish(document, lambda console: _show(console, document, html), as_json=options.as_json)
-
-
-def _chosen(every: Sequence[Case], options: SuiteOptions) -> list[Case]:
-    named = {case.name for case in chosen_cases(options.cases, among=every)}
-    chosen = [
-        case
-        for case in every
-        if (not named or case.name in named) and (not options.phases or case.phase in options.phases)
-    ]
-    if not chosen:
-        raise ParityError(
-            f"no case is left: {', '.join(options.cases)} is not in phase {', '.join(map(str, options.phases))}; "
-            "leave --phase out"
-        )
-    return chosen
 
 
 def _show(console: Console, document: dict[str, Any], html: Path) -> None:

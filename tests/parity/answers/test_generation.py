@@ -24,8 +24,9 @@ from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader
 from port import GenerationConfig, Inputs, Qwen3VL, generate_all
 from port.cache import KVCache
-from reference.model import ReferenceModel, transformers_major
+from reference.model import ReferenceModel
 from reference.processor import ReferenceProcessor
+from reference.version import transformers_major
 
 CASES = {case.name: case for case in standard_suite()}
 TOKENS = 64

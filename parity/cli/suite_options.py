@@ -1,0 +1,39 @@
+"""The options of ``parity suite``, and the cases that they select. Needs neither torch nor transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parity.cases.case import Case
+from parity.cases.registry import chosen_cases
+from parity.core.errors import ParityError
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """The options of ``parity suite``. Without cases and phases, everything runs."""
+
+    cases: tuple[str, ...]
+    phases: tuple[int, ...]
+    dtype: str
+    out: Path | None
+    as_json: bool
+    threads: int | None
+
+
+def chosen_of_suite(every: Sequence[Case], options: SuiteOptions) -> list[Case]:
+    """Return the cases of ``every`` that the options select. Raises ParityError for an unknown case, or for none."""
+    named = {case.name for case in chosen_cases(options.cases, among=every)}
+    chosen = [
+        case
+        for case in every
+        if (not named or case.name in named) and (not options.phases or case.phase in options.phases)
+    ]
+    if not chosen:
+        raise ParityError(
+            f"no case is left: {', '.join(options.cases)} is not in phase {', '.join(map(str, options.phases))}; "
+            "leave --phase out"
+        )
+    return chosen
