@@ -1,0 +1,227 @@
+"""The reference's trace in a bundle: ``seams.json`` and packed safetensors files.
+
+Three things make it small. Float seams are stored as float32: that moves a number by at most 6e-8 of itself, a fraction
+of the narrowest gate (one ulp of float32, 1.2e-7), and the floors are measured before it. Rows at padding are left out.
+Values that are equal to others are left out, see ``derived``.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from parity.bundles.derived import derived
+from parity.bundles.inputs import Inputs
+from parity.bundles.jsonfile import check_schema, read_json
+from parity.bundles.packing import compared_rows, pack, unpack
+from parity.core.errors import TraceError
+from parity.core.folder import entry_from_json, entry_to_json, manifest_schema
+from parity.core.trace import (
+    PADDING,
+    SCHEMA_VERSION,
+    Description,
+    Entry,
+    SeamKey,
+    Trace,
+    check_value,
+)
+
+SEAMS = "seams.json"
+_SHARD_BYTES = 64 * 2**20
+_MOST_SEAMS = 50_000  # the largest released model has 94 layers and 1,400 seams per step
+
+
+class BundleTrace(Trace):
+    """A trace in a bundle, read one tensor at a time. ``inputs`` are what the engine was fed, if there are any."""
+
+    def __init__(self, folder: Path, inputs: Inputs | None = None) -> None:
+        self.folder, self._inputs = folder, inputs
+        found = read_json(folder / SEAMS)
+        check_schema(found, _validator(), folder / SEAMS)
+        self.description = Description(
+            producer=found["producer"]["name"],
+            detail=found["producer"]["detail"],
+            dtype=found["dtype"],
+            case=found["case"],
+            checkpoint=found["model"]["checkpoint_sha256"],
+            kinds={int(code): name for code, name in found["kinds"].items()},
+        )
+        self._handles: dict[str, Any] = {}
+        self._entries: dict[SeamKey, Entry] = {}
+        self._labels: dict[SeamKey, tuple[int, ...]] = {}
+        self._files: dict[SeamKey, str | None] = {}
+        for label in found["labels"]:
+            key = SeamKey(label["name"], label["call"])
+            self._labels[key], self._files[key] = tuple(label["shape"]), label["file"]
+        for seam in found["seams"]:
+            entry = entry_from_json(seam)
+            if entry.key in self._files:
+                raise TraceError(f"{folder / SEAMS}: {entry.key} is listed twice")
+            if entry.rows is not None and entry.rows not in self._labels:
+                raise TraceError(f"{folder / SEAMS}: {entry.key} names the labels {entry.rows}, which are not there")
+            self._entries[entry.key], self._files[entry.key] = entry, seam["file"]
+
+    def entries(self) -> Mapping[SeamKey, Entry]:
+        return self._entries
+
+    @property
+    def tensors(self) -> dict[str, set[str]]:
+        """The names of the tensors in each file."""
+        named: dict[str, set[str]] = {}
+        for key, file in self._files.items():
+            if file is not None:
+                named.setdefault(file, set()).add(str(key))
+        return named
+
+    def read(self, key: SeamKey) -> np.ndarray:
+        if key not in self._entries:
+            raise TraceError(f"{self.folder} has no value {key}")
+        entry = self._entries[key]
+        if self._files[key] is None:
+            found = derived(self, entry, self._inputs)
+            if found is None:
+                raise TraceError(f"{self.folder} has no numbers for {key}, and they are not those of another seam")
+            array = found
+        else:
+            array = unpack(self._stored(key), entry, compared(self, entry))
+        check_value(entry, array)
+        return array
+
+    def labels(self, key: SeamKey) -> np.ndarray:
+        if key not in self._labels:
+            raise TraceError(f"{self.folder} has no row labels {key}")
+        entry = _label_entry(key, self._labels[key])
+        return unpack(self._stored(key), entry, np.ones(1, dtype=bool))
+
+    def _stored(self, key: SeamKey) -> np.ndarray:
+        name = str(self._files[key])
+        path = self.folder / name
+        try:
+            if name not in self._handles:
+                # Files are mapped and stay open, because parsing the header again for each tensor is slow.
+                self._handles[name] = safe_open(path, framework="np").__enter__()  # type: ignore[no-untyped-call]
+            array: np.ndarray = self._handles[name].get_tensor(str(key))
+            return array
+        except (OSError, SafetensorError, AttributeError, TypeError) as error:
+            raise TraceError(f"{path} does not give {key}: {error}") from None
+
+
+def compared(trace: Trace, entry: Entry) -> np.ndarray:
+    """Return which rows (rows,) of a value are compared. Raises TraceError for labels of another shape."""
+    if entry.rows is None:
+        return np.ones(int(np.prod(entry.token_shape, dtype=object)), dtype=bool)
+    kinds = trace.labels(entry.rows)
+    if kinds.shape != entry.token_shape:
+        raise TraceError(f"{entry.key} has rows {entry.token_shape}, its labels {entry.rows} are {kinds.shape}")
+    used: np.ndarray = kinds.reshape(-1) != PADDING
+    return used
+
+
+def write_trace(trace: Trace, folder: Path, *, checkpoint: str | None, inputs: Inputs | None) -> None:
+    """Write a trace to a new folder, with at most one file's tensors in memory.
+
+    ``checkpoint`` is the sha256 that the trace names. Values that ``derived`` gives are left out.
+    """
+    folder.mkdir(parents=True)
+    writer = _Shards(folder)
+    labels, seams = [], []
+    for key in dict.fromkeys(entry.rows for entry in trace if entry.rows is not None):
+        kinds = trace.labels(key)
+        file = writer.add(key, kinds.reshape(1, -1))
+        labels.append({"name": key.name, "call": key.call, "shape": list(kinds.shape), "file": file})
+    for entry, array in _narrowed(trace):
+        used = compared(trace, entry)
+        rows = compared_rows(array, entry.token_axes, used)
+        known = _same_rows(rows, derived(trace, entry, inputs), entry, used)
+        seams.append({**entry_to_json(entry), "file": None if known else writer.add(entry.key, rows)})
+    writer.flush()
+    description = trace.description
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "producer": {"name": description.producer, "detail": description.detail},
+        "model": {"checkpoint_sha256": checkpoint},
+        "dtype": description.dtype,
+        "case": description.case,
+        "kinds": {str(code): name for code, name in description.kinds.items()},
+        "labels": labels,
+        "seams": seams,
+    }
+    (folder / SEAMS).write_text(json.dumps(manifest, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+class _Shards:
+    """Files of packed tensors."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pending: dict[str, np.ndarray] = {}
+        self._bytes = self._number = 0
+
+    def add(self, key: SeamKey, rows: np.ndarray) -> str:
+        """Add the rows of a value. Returns the name of its file."""
+        name, packed = self._file(), pack(rows)
+        self._pending[str(key)] = packed
+        self._bytes += packed.nbytes
+        if self._bytes >= _SHARD_BYTES:
+            self.flush()
+        return name
+
+    def flush(self) -> None:
+        if self._pending:
+            save_file(self._pending, self._folder / self._file())
+            self._pending, self._bytes, self._number = {}, 0, self._number + 1
+
+    def _file(self) -> str:
+        return f"seams-{self._number:05d}.safetensors"
+
+
+def narrow(entry: Entry) -> Entry:
+    """Return the entry as a bundle has it: float seams are float32."""
+    return replace(entry, dtype="float32") if entry.gate == "float" and entry.dtype == "float64" else entry
+
+
+def _narrowed(trace: Trace) -> Iterator[tuple[Entry, np.ndarray]]:
+    for entry in trace:
+        stored = narrow(entry)
+        array = trace.read(entry.key)
+        yield stored, array.astype(np.float32) if stored.dtype != entry.dtype else array
+
+
+def _same_rows(rows: np.ndarray, made: np.ndarray | None, entry: Entry, used: np.ndarray) -> bool:
+    """Whether the compared rows of a derived value are those of the reference, bit for bit."""
+    if made is None or made.shape != entry.shape:
+        return False
+    return compared_rows(made, entry.token_axes, used).astype(rows.dtype).tobytes() == rows.tobytes()
+
+
+def _label_entry(key: SeamKey, shape: tuple[int, ...]) -> Entry:
+    return Entry(key=key, step="", group="inputs", gate="exact", shape=shape, dtype="uint8")
+
+
+@cache
+def _validator() -> jsonschema.Draft202012Validator:
+    """The schema of ``seams.json``: that of a trace's manifest, where a file may be null and labels have a shape."""
+    schema = copy.deepcopy(manifest_schema())
+    for part in ("labels", "seams"):
+        item = schema["properties"][part]["items"]
+        del item["properties"]["tensor"]
+        item["required"].remove("tensor")
+        schema["properties"][part]["maxItems"] = _MOST_SEAMS
+        item["properties"]["shape"] = {"type": "array", "maxItems": 8, "items": {"$ref": "#/$defs/count"}}
+    labels = schema["properties"]["labels"]["items"]
+    labels["required"].append("shape")
+    schema["properties"]["seams"]["items"]["properties"]["file"] = {
+        "oneOf": [{"type": "null"}, {"$ref": "#/$defs/file"}]
+    }
+    schema["$defs"]["dtype"]["enum"] = list(schema["$defs"]["dtype"]["enum"])
+    return jsonschema.Draft202012Validator(schema)
