@@ -1,7 +1,7 @@
 """Whether a bundle can be what it says it is. These checks hold even if somebody changed it and made new digests.
 
-They find a reference or floors that do not fit each other, the inputs or the contract of the seams. A forger who changes
-all of them alike is only found by comparing the bundle's sha256 with the one that its maker published.
+They find a reference or floors that do not fit each other, the inputs or the contract of the seams. A forger who
+changes all of them alike is only noticed if the bundle's sha256 is compared with the one that its maker published.
 
 Shape legend
     B, S      batch, prompt tokens
@@ -91,9 +91,9 @@ def _check_inputs(case: BundleCase, reference: BundleTrace) -> None:
         _same(f"{name} of {inputs.path.name}", inputs.read(name), f"the reference's {key}", reference.read(key))
     mask = inputs.read("attention_mask")  # (B, S)
     hidden = mask == 0
-    first, last = (hidden, hidden[:, ::-1]) if case.record["padding_side"] == "left" else (hidden[:, ::-1], hidden)
-    # Padding lies at one end: from there on, hidden tokens come first.
-    if (np.diff(first.astype(np.int8), axis=1) > 0).any() or (last[:, 0].any()):
+    # Seen from the padded end, hidden tokens come first, and the last token is real.
+    seen = hidden if case.record["padding_side"] == "left" else hidden[:, ::-1]
+    if (np.diff(seen.astype(np.int8), axis=1) > 0).any() or seen[:, -1].any():
         raise BundleError(f"its attention mask is not padded on the {case.record['padding_side']}")
     if len(mask) != len(case.record["rows"]):
         raise BundleError(f"its inputs have {len(mask)} rows, bundle.json {len(case.record['rows'])}")

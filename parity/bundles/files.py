@@ -45,10 +45,10 @@ def check_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         if size != known["bytes"]:
             raise BundleError(f"{folder / name} has {size:,} bytes, bundle.json says {known['bytes']:,}; copy it again")
     for name, known in files.items():
-        digest = sha256_of(folder / name)
-        if digest != known["sha256"]:
+        found_digest, listed = sha256_of(folder / name), known["sha256"]
+        if found_digest != listed:
             raise BundleError(
-                f"{folder / name} was changed: its sha256 is {digest}, bundle.json says {known['sha256']}; copy it again"
+                f"{folder / name} was changed: its sha256 is {found_digest}, bundle.json says {listed}; copy it again"
             )
 
 

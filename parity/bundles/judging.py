@@ -98,7 +98,7 @@ def total(results: Sequence[Judged]) -> tuple[Verdict, str]:
 
 
 def trace_folders(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield the trace folders at or below a folder. Beside a ``subject`` of `parity run --traces`, others are not read."""
+    """Yield the trace folders at or below a folder. If some are named ``subject``, the others beside them are not."""
     if (folder / MANIFEST).exists():
         yield folder
         return

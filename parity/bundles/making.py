@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def _stages(case: Case) -> tuple[str, ...]:
 def _left_out(case: Case) -> dict[str, str]:
     return {
         "name": f"{case.name}, weights",
-        "why": f"{case.name} judges the weights, which are in the checkpoint itself; use `parity run --case {case.name}`",
+        "why": f"the weights are judged by the checkpoint's own files; use `parity run --case {case.name}`",
     }
 
 
@@ -88,6 +89,7 @@ def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: 
     """Run the reference on a case, once for each dtype, and write its part of the bundle. Returns its record."""
     checkpoint = recipe.named or loader.checkpoint(case.checkpoint)
     place = Path("cases") / case.name
+    (root / place).mkdir(parents=True)
     sha256 = loader.digest(checkpoint)
     record: dict[str, Any] = {
         "name": case.name,
@@ -114,7 +116,7 @@ def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: 
             folder=checkpoint,
             own=recipe.named is None,
             config=plain_config(checkpoint),
-            progress=lambda what, dtype=dtype: progress(f"{case.name}, {dtype}: {what}"),
+            progress=partial(_told, progress, f"{case.name}, {dtype}"),
         )
         assert inputs is not None
         model = next((stage for stage in stages if isinstance(stage, ModelStage)), None)
@@ -130,6 +132,10 @@ def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: 
         if model is not None:
             record["model"]["dtypes"][dtype] = _add_dtype(root, place, dtype, model, sha256)
     return record
+
+
+def _told(progress: Progress, which: str, what: str) -> None:
+    progress(f"{which}: {what}")
 
 
 def _described(place: Path, inputs: CaseInputs) -> dict[str, Any]:

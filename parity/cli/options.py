@@ -37,7 +37,7 @@ model_argument = click.argument("model", required=False, callback=model)
 prompt_option = click.option("--prompt", callback=text, help="The question.")
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes, such as 800000, 50MB or 2GB. MB are 10^6 bytes."""
 
     name = "size"

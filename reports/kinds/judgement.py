@@ -46,9 +46,7 @@ def page(document: Document) -> Page:
         eyebrow="Traces judged by a golden bundle",
         title=fmt.plural(len(document["cases"]), "trace"),
         sentence="" if bundle["pinned"] else _UNPINNED,
-        counts=[
-            (fmt.number(sum(case["verdict"][what] for case in document["cases"])), label) for what, label in _COUNTS
-        ],
+        counts=[(fmt.number(_sum(document, what)), label) for what, label in _COUNTS],
         facts=[
             ("bundle", f"{bundle['path']}, sha256 {bundle['sha256']}"),
             ("made with", ", ".join(f"{name} {version}" for name, version in bundle["versions"].items())),
@@ -56,7 +54,7 @@ def page(document: Document) -> Page:
             ("comparison", "accumulated: the subject runs on its own inputs"),
             (
                 "floors from",
-                "; ".join(sorted({run for case in document["cases"] for run in case["floor_runs"]})) or "-",
+                "; ".join(dict.fromkeys(_floor_runs(document))) or "no run",
             ),
         ],
         tables=[_cases(document), _failing(document), _nearest(document)],
@@ -68,6 +66,15 @@ _UNPINNED = (
     "The bundle's sha256 was not given with --sha256. A bundle that was changed on purpose, with new digests, is only "
     "noticed if the digest is compared with the one that its maker published."
 )
+
+
+def _sum(document: Document, what: str) -> int:
+    return sum(case["verdict"][what] for case in document["cases"])
+
+
+def _floor_runs(document: Document) -> Iterator[str]:
+    for case in document["cases"]:
+        yield from case["floor_runs"]
 
 
 def _cases(document: Document) -> Table:

@@ -16,7 +16,6 @@ from parity.bundles.judging import Judged, Selection, judge_folder
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.documents.judgement import judgement_document, report_place, trace_document
-from reports.staging import Staged
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ def judge_subject(options: JudgeOptions) -> int:
 
 
 def _write(out: Path, bundle: Bundle, results: list[Judged], document: dict[str, Any]) -> None:
-    from reports.write import write_report  # imports pandas and matplotlib
+    from reports.staging import Staged  # imports pandas and matplotlib
+    from reports.write import write_report
 
     with Staged(out) as staged:
         for result in results:
