@@ -20,6 +20,7 @@ from parity.bundles.inputs import SEAM_OF, Inputs
 from parity.bundles.packing import compared_rows
 from parity.bundles.trace import BundleTrace, compared
 from parity.core.binding import check_width
+from parity.core.digest import checkpoint_digest
 from parity.core.errors import ParityError
 from parity.core.floors import Floors
 from parity.core.gates import ulp
@@ -41,6 +42,7 @@ def check_stage(case: BundleCase, stage: str, dtype: str) -> tuple[BundleTrace, 
     Every tensor is read once, one at a time.
     """
     try:
+        _check_checkpoint(case)
         reference = case.reference(stage, dtype)
         _check_description(case, reference)
         check_reference(reference)
@@ -52,6 +54,14 @@ def check_stage(case: BundleCase, stage: str, dtype: str) -> tuple[BundleTrace, 
     except ParityError as error:
         raise BundleError(f"the bundle's {stage} stage of {case.name}, {dtype}: {error}") from None
     return reference, floors
+
+
+def _check_checkpoint(case: BundleCase) -> None:
+    place = case.record["checkpoint"]["folder"]
+    if place is not None:
+        found = checkpoint_digest(case.folder / place)
+        if found != case.checkpoint:
+            raise BundleError(f"its checkpoint {place} has the sha256 {found}, bundle.json says {case.checkpoint}")
 
 
 def _check_description(case: BundleCase, reference: Trace) -> None:

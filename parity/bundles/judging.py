@@ -190,5 +190,6 @@ def _refused(subject: Description, stage: str, reason: str, case: str | None = N
 
 
 def _missing(case: BundleCase, stage: str, folder: Path) -> Judged:
+    expected = len(case.reference(stage, case.dtypes[0] if stage == "model" else ""))
     reason = f"{folder} has no {stage} trace of {case.name}"
-    return Judged(case.name, stage, Judgement(Verdict.INCOMPLETE, reason, None, 0, 0, 0))
+    return Judged(case.name, stage, Judgement(Verdict.INCOMPLETE, reason, None, expected, 0, 0))
