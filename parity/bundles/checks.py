@@ -97,8 +97,7 @@ def _check_inputs(case: BundleCase, reference: BundleTrace) -> None:
     if inputs.names != wanted:
         raise BundleError(f"{inputs.path} has {sorted(inputs.names)}, expected {sorted(wanted)}")
     for name in sorted(wanted):
-        key = SEAM_OF[name]
-        _same(f"{name} of {inputs.path.name}", inputs.read(name), f"the reference's {key}", reference.read(key))
+        _same_input(inputs, name, reference, SEAM_OF[name])
     mask = inputs.read("attention_mask")  # (B, S)
     hidden = mask == 0
     # Seen from the padded end, hidden tokens come first, and the last token is real.
@@ -151,8 +150,7 @@ def _check_processor(case: BundleCase, reference: BundleTrace) -> None:
     inputs = _inputs(case)
     for name, spec in _SHARED.items():
         if name in inputs.names:
-            own = reference.read(SeamKey(spec.name, 0))
-            _same(f"{name} of {inputs.path.name}", inputs.read(name), f"the processor's {spec.name}", own)
+            _same_input(inputs, name, reference, SeamKey(spec.name, 0))
 
 
 def _expected_of_processor(case: BundleCase, reference: Trace) -> Sequence[Expected]:
@@ -173,6 +171,19 @@ def _inputs(case: BundleCase) -> Inputs:
     inputs = case.inputs
     assert inputs is not None  # bundle.py checks that a case with the model stage has some
     return inputs
+
+
+def _same_input(inputs: Inputs, name: str, reference: BundleTrace, key: SeamKey) -> None:
+    """An input is what the reference was fed, except at padding, where it may be anything."""
+    entry, given = reference.entries()[key], inputs.read(name)
+    if given.shape != entry.shape:
+        raise BundleError(f"{name} of {inputs.path.name} is {list(given.shape)}, {key} is {list(entry.shape)}")
+    used = compared(reference, entry)
+    mine, own = (compared_rows(array, entry.token_axes, used) for array in (given, reference.read(key)))
+    if (mine != own).any():
+        raise BundleError(
+            f"{name} of {inputs.path.name} is not the reference's {key}: {int((mine != own).sum())} differ"
+        )
 
 
 def _same(what: str, mine: np.ndarray, other: str, theirs: np.ndarray) -> None:
