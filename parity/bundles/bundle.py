@@ -15,6 +15,7 @@ import jsonschema
 from parity.bundles.files import BUNDLE, BundleError, check_files, digest_of
 from parity.bundles.inputs import Inputs
 from parity.bundles.jsonfile import check_schema, read_json
+from parity.bundles.prediction import Known
 from parity.bundles.trace import BundleTrace
 from parity.core.floors import Floors
 from parity.core.gates import DEFAULT_GATE
@@ -66,7 +67,7 @@ class BundleCase:
     def reference(self, stage: str, dtype: str) -> BundleTrace:
         """Open the reference's trace. The processor's has no dtype."""
         name = self.record["processor"]["reference"] if stage == "processor" else self.part(dtype)["reference"]
-        return BundleTrace(self.folder / name, self.inputs)
+        return BundleTrace(self.folder / name, Known(self.inputs, self.record["merge"]))
 
     def floors(self, reference: BundleTrace, stage: str, dtype: str) -> Floors:
         """Read the floors. The processor has exact and step gates only, which need none."""

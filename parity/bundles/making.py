@@ -17,6 +17,7 @@ from parity.bundles.bundle import BUNDLE_VERSION, Bundle, gate_section
 from parity.bundles.checks import check_stage
 from parity.bundles.files import BUNDLE, SAFE_PATH, BundleError, digest_of, inventory
 from parity.bundles.inputs import SEAM_OF, Inputs
+from parity.bundles.prediction import Known
 from parity.bundles.trace import write_trace
 from parity.cases.case import Case, SeededCheckpoint
 from parity.cases.media_batch import MediaBatch, write_media_batch
@@ -104,6 +105,7 @@ def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: 
         "padding_side": case.padding_side,
         "decode_steps": case.decode_steps,
         "chunk": case.chunk,
+        "merge": plain_config(checkpoint)["vision_config"]["spatial_merge_size"],
         "processor": None,
         "model": None,
     }
@@ -128,9 +130,11 @@ def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: 
             if "processor" in case.stages:
                 record["processor"] = {"reference": (place / "reference-processor").as_posix()}
                 trace = inputs.processed.yardstick.trace
-                write_trace(trace, root / place / "reference-processor", checkpoint=sha256, inputs=fed)
+                folder = root / place / "reference-processor"
+                write_trace(trace, folder, checkpoint=sha256, known=Known(fed, record["merge"]))
         if model is not None:
-            record["model"]["dtypes"][dtype] = _add_dtype(root, place, dtype, model, sha256)
+            known = Known(Inputs(root / place / "inputs.safetensors"), record["merge"])
+            record["model"]["dtypes"][dtype] = _add_dtype(root, place, dtype, model, sha256, known)
     return record
 
 
@@ -158,13 +162,13 @@ def _write_inputs(folder: Path, inputs: CaseInputs, model: ModelStage) -> Inputs
     return Inputs(path)
 
 
-def _add_dtype(root: Path, place: Path, dtype: str, model: ModelStage, sha256: str) -> dict[str, Any]:
+def _add_dtype(root: Path, place: Path, dtype: str, model: ModelStage, sha256: str, known: Known) -> dict[str, Any]:
     """Write floors, and the reference unless that of another dtype is the same.
 
     It is the same if the checkpoint's numbers fit into both dtypes. Otherwise their weights differ by rounding.
     """
     folder = root / place / f"reference-{dtype}"
-    write_trace(model.yardstick.trace, folder, checkpoint=sha256, inputs=Inputs(root / place / "inputs.safetensors"))
+    write_trace(model.yardstick.trace, folder, checkpoint=sha256, known=known)
     others = (other for other in sorted((root / place).glob("reference*")) if other.name != folder.name)
     same = next((other for other in others if inventory(other) == inventory(folder)), None)
     if same is not None:

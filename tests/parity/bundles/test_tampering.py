@@ -224,7 +224,10 @@ FORGED: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("processor.images.0.decoded[0]", "'steps'"),
     ),
     "file outside": (in_seams(TEXTS, of_seam("logits", file="../inputs.safetensors")), ("file",)),
-    "no file": (in_seams(TEXTS, of_seam("logits", file=None)), ("has no numbers for logits[0]",)),
+    "no file": (in_seams(TEXTS, of_seam("logits", file="seams-00009.safetensors")), ("seams-00009.safetensors",)),
+    "checksum": (in_seams(TEXTS, of_seam("text.layers.0.attn.k_cache", crc32=1)), ("k_cache[0]", "checksum")),
+    "checksum gone": (in_seams(TEXTS, of_seam("text.layers.0.attn.k_cache", crc32=None)), ("k_cache[0]", "checksum")),
+    "merge": (in_case(PICTURE, _set(1, "merge")), ("checksum",)),
     "producer": (in_seams(TEXTS, _set("mine", "producer", "name")), ("producer 'mine'",)),
     "case of the trace": (in_seams(TEXTS, _set(PICTURE, "case")), ("has the case",)),
     # the reference's numbers
