@@ -32,7 +32,18 @@ def _commands() -> dict[str, list[tuple[str, ...]]]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    names = ("lint", "tests", "parity", "bundles", "metamorphic", "generation", "calibrate", "mutants", "train", "compat")
+    names = (
+        "lint",
+        "tests",
+        "parity",
+        "bundles",
+        "metamorphic",
+        "generation",
+        "calibrate",
+        "mutants",
+        "train",
+        "compat",
+    )
     found = {}
     for name in names:
         session = Session()
