@@ -85,7 +85,7 @@ def _cases(document: Document) -> Table:
         first = digest.first_divergence(case)
         rows.append(
             [
-                text(case["name"]),
+                Cell(fmt.visible(case["name"]), link=case["report"]),
                 text(case["stage"]),
                 Cell(verdict["value"], bad=verdict["value"] != "PARITY"),
                 text("" if subject is None else _side(subject)),

@@ -64,7 +64,9 @@ def make(options: MakeOptions) -> int:
     with view.printing():
         for left_out in bundle.document["left_out"]:
             click.echo(f"not in the bundle: {left_out['name']}; {left_out['why']}")
-        click.echo(f"{view.harmless(str(options.out))}: {len(bundle.cases)} cases, {size / 1e6:.1f} MB")
+        count = len(bundle.cases)
+        named = f"{count} case{'s' if count > 1 else ''}"
+        click.echo(f"{view.harmless(str(options.out))}: {named}, {size / 1e6:.1f} MB")
         click.echo(f"sha256 {bundle.sha256}")
     return 0
 

@@ -237,6 +237,7 @@ def test_the_report_has_every_trace_and_can_be_made_again(judge: Judge, golden: 
         f"{case}-{stage}" for case in (TEXT, PICTURE) for stage in ("processor", "model-float32")
     }
     assert (out / "cases" / f"{PICTURE}-model-float32" / "report.html").exists()
+    assert f'href="cases/{PICTURE}-model-float32/report.html"' in html
     rows = (out / "findings.csv").read_text(encoding="utf-8").splitlines()
     document = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert len(rows) == 1 + sum(len(case["findings"]) for case in document["cases"])
