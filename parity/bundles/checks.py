@@ -21,7 +21,6 @@ from parity.bundles.packing import compared_rows
 from parity.bundles.trace import BundleTrace, compared
 from parity.core.binding import check_width
 from parity.core.digest import checkpoint_digest
-from parity.core.errors import ParityError
 from parity.core.floors import Floors
 from parity.core.gates import ulp
 from parity.core.trace import PADDING, Entry, SeamKey, Trace
@@ -51,7 +50,7 @@ def check_stage(case: BundleCase, stage: str, dtype: str) -> tuple[BundleTrace, 
             _check_processor(case, reference)
         else:
             _check_model(case, reference, floors, dtype)
-    except ParityError as error:
+    except (ValueError, IndexError) as error:  # numpy's, where shapes do not fit each other
         raise BundleError(f"the bundle's {stage} stage of {case.name}, {dtype}: {error}") from None
     return reference, floors
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,3 @@ class Inputs:
             return safe_open(self.path, framework="np").__enter__()  # type: ignore[no-untyped-call]
         except (OSError, SafetensorError) as error:
             raise TraceError(f"{self.path} cannot be read: {error}") from None
-
-
-def named(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the tensors that an engine is fed, contiguous, without those that only transformers uses."""
-    return {name: np.ascontiguousarray(array) for name, array in tensors.items() if name in SEAM_OF}

@@ -7,6 +7,7 @@ and pixels take a quarter of their size. Nothing is lost.
 
 from __future__ import annotations
 
+import math
 import zlib
 
 import numpy as np
@@ -16,8 +17,6 @@ from parity.core.metrics import as_rows
 from parity.core.trace import DTYPES, Entry
 
 _LEVEL = 6
-# Limits against hostile files. The logits of 4,000 tokens of the largest vocabulary have 2.4 GB in float32.
-_LARGEST = 4 * 2**30
 
 
 def compared_rows(array: np.ndarray, token_axes: tuple[int, ...], compared: np.ndarray) -> np.ndarray:
@@ -37,9 +36,7 @@ def unpack(stored: np.ndarray, entry: Entry, compared: np.ndarray) -> np.ndarray
 
     Raises TraceError if the bytes are not those of such a tensor. They are never unpacked to more than its size.
     """
-    dtype, size = DTYPES[entry.dtype], int(np.prod(entry.shape, dtype=object))
-    if size * dtype.itemsize > _LARGEST:
-        raise TraceError(f"{entry.key} has {size:,} numbers, which is more than {_LARGEST:,} bytes")
+    dtype, size = DTYPES[entry.dtype], math.prod(entry.shape)
     width = size // compared.size if compared.size else 0
     shape = (int(compared.sum()), width)
     numbers = shape[0] * width

@@ -2,14 +2,14 @@
 
 Three things make it small. Float seams are stored as float32: that moves a number by at most 6e-8 of itself, a fraction
 of the narrowest gate (one ulp of float32, 1.2e-7), and the floors are measured before it. Rows at padding are left out.
-Of seams
-that others predict, only the difference of the bits is stored, see ``prediction``. The last two lose nothing.
+Of seams that others predict, only the difference of the bits is stored, see ``prediction``. The last two lose nothing.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,6 +40,7 @@ from parity.core.trace import (
 
 SEAMS = "seams.json"
 _SHARD_BYTES = 64 * 2**20
+_MOST_NUMBERS = 2**30  # the logits of 7,000 tokens of the largest vocabulary
 _MOST_SEAMS = 50_000  # the largest released model has 94 layers and 1,400 seams per step
 
 
@@ -65,11 +66,13 @@ class BundleTrace(Trace):
         self._checks: dict[SeamKey, int | None] = {}
         for label in found["labels"]:
             key = SeamKey(label["name"], label["call"])
+            _check_shape(_label_entry(key, tuple(label["shape"])))
             self._labels[key], self._files[key] = tuple(label["shape"]), label["file"]
         for seam in found["seams"]:
             entry = entry_from_json(seam)
             if entry.key in self._files:
                 raise TraceError(f"{folder / SEAMS}: {entry.key} is listed twice")
+            _check_shape(entry)
             if entry.rows is not None and entry.rows not in self._labels:
                 raise TraceError(f"{folder / SEAMS}: {entry.key} names the labels {entry.rows}, which are not there")
             self._entries[entry.key], self._files[entry.key] = entry, seam["file"]
@@ -77,14 +80,6 @@ class BundleTrace(Trace):
 
     def entries(self) -> Mapping[SeamKey, Entry]:
         return self._entries
-
-    @property
-    def tensors(self) -> dict[str, set[str]]:
-        """The names of the tensors in each file."""
-        named: dict[str, set[str]] = {}
-        for key, file in self._files.items():
-            named.setdefault(file, set()).add(str(key))
-        return named
 
     def read(self, key: SeamKey) -> np.ndarray:
         if key not in self._entries:
@@ -233,6 +228,14 @@ class _Narrow(Trace):
 def _bits(rows: np.ndarray) -> np.ndarray:
     """Return the bits of numbers as whole numbers of the same size."""
     return np.ascontiguousarray(rows).view(np.dtype(f"u{rows.dtype.itemsize}"))
+
+
+def _check_shape(entry: Entry) -> None:
+    """Raise TraceError for token axes that the shape does not have, and for more numbers than any seam has."""
+    if any(axis >= len(entry.shape) for axis in entry.token_axes):
+        raise TraceError(f"{entry.key} has token axes {list(entry.token_axes)}, but only {len(entry.shape)} axes")
+    if math.prod(entry.shape) > _MOST_NUMBERS:
+        raise TraceError(f"{entry.key} has the shape {list(entry.shape)}, at most {_MOST_NUMBERS:,} numbers are read")
 
 
 def _label_entry(key: SeamKey, shape: tuple[int, ...]) -> Entry:

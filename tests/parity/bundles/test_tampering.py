@@ -213,6 +213,13 @@ FORGED: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "shape": (in_seams(TEXTS, of_seam("text.norm", shape=[2, 1, 1])), ("text.norm",)),
     "huge shape": (in_seams(TEXTS, of_seam("text.norm", shape=[2, 2**40, 2**40])), ("text.norm",)),
+    "huge": (in_seams(TEXTS, of_seam("text.norm", shape=[2**40], rows=None)), ("text.norm[0]",)),
+    "huge labels": (
+        in_seams(TEXTS, lambda document: document["labels"][0].update(shape=[2**40, 2**40])),
+        ("rows.tokens", "numbers are read"),
+    ),
+    "no axes": (in_seams(TEXTS, of_seam("text.norm", token_axes=[7])), ("token axes [7], but only 3 axes",)),
+    "no tokens": (in_seams(TEXTS, of_seam("attention_mask", shape=[2, 0])), ("the bundle's model stage",)),
     "dtype": (in_seams(TEXTS, of_seam("logits", dtype="int64")), ("logits",)),
     "unknown dtype": (in_seams(TEXTS, of_seam("logits", dtype="object")), ("dtype",)),
     "pixel steps": (
