@@ -63,6 +63,20 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session
+def bundles(session: nox.Session) -> None:
+    """Make a golden bundle of tiny cases with their checkpoints. Fails if it is larger than 50 MB.
+
+    With ``-- --suite`` or further ``--case``, it makes another one.
+    """
+    cases = ("config-traps", "batch-2-right", "video", "trained-picture")
+    chosen = session.posargs or [word for case in cases for word in ("--case", case)]
+    dtypes = ("--dtype", "float32", "--dtype", "bfloat16")
+    out = "parity-reports/bundle"
+    run(session, "parity", "bundle", "make", *dtypes, "--with-checkpoint", "--limit", "50MB", "--out", out, *chosen)
+    run(session, "parity", "bundle", "check", out)
+
+
+@nox.session
 def metamorphic(session: nox.Session) -> None:
     """Check seven relations of the port on random configs and batches, with 60 examples each."""
     env = {"METAMORPHIC_EXAMPLES": "60"}

@@ -19,11 +19,12 @@ from reports.kinds.base import Document, Format, standard_formats
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, and the number that it sorts by."""
+    """What a cell shows, the number that it sorts by, and the file of the report folder that it links to."""
 
     text: str
     value: float | None = None
     bad: bool = False
+    link: str | None = None
 
 
 @dataclass(frozen=True)

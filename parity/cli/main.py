@@ -15,6 +15,7 @@ from parity.cli.command import SectionedGroup, subcommand
 from parity.cli.options import (
     DTYPE,
     FOLDER,
+    SIZE,
     every_option,
     json_option,
     model_argument,
@@ -30,6 +31,12 @@ from parity.milestones.phases import PHASES
 
 _PHASE = click.IntRange(min(PHASES), max(PHASES))
 _SHOWN_SEED = 20_000  # seed of exam questions; training uses other seeds
+_sha256_option = click.option(
+    "--sha256",
+    metavar="HEX",
+    help="The digest that the bundle must have, as its maker published it. Whoever changes a bundle can make new "
+    "digests, so only this shows that it is the same bundle.",
+)
 
 
 @click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -114,10 +121,40 @@ def suite(**options: Any) -> int:
 @json_option
 @every_option
 def compare(**options: Any) -> int:
-    """Compare the trace folder SUBJECT with REFERENCE. Needs no torch."""
+    """Compare the trace folder SUBJECT with REFERENCE. Needs no torch.
+
+    The verdict is only as good as the floors that you pick. `parity judge` takes them from a golden bundle.
+    """
     from parity.cli.commands.compare import CompareOptions, compare_folders
 
     return compare_folders(CompareOptions(**options))
+
+
+@subcommand(main, section="judge")
+@click.argument("bundle", type=FOLDER)
+@click.argument("subject", type=FOLDER)
+@click.option("--case", "cases", multiple=True, help="Judge only this case; may be repeated. Default: every case.")
+@click.option(
+    "--stage",
+    "stages",
+    type=click.Choice(["processor", "model"]),
+    multiple=True,
+    help="Judge only this stage; may be repeated. Default: both.",
+)
+@click.option("--dtype", type=DTYPE, help="The dtype that the subject must have; default: any that has floors.")
+@_sha256_option
+@save_option
+@json_option
+@every_option
+def judge(**options: Any) -> int:
+    """Judge SUBJECT by the golden bundle BUNDLE. Needs no torch and no reference.
+
+    SUBJECT is a trace folder, or a folder with one for each case and stage, such as CASE/subject and
+    CASE/subject-processor. The traces name their cases; if a trace's case is not in the bundle, --case names it.
+    """
+    from parity.cli.commands.judge import JudgeOptions, judge_subject
+
+    return judge_subject(JudgeOptions(**options))
 
 
 @subcommand(main, section="judge")
@@ -235,6 +272,69 @@ def checkpoint_make(*, folder: Path, **options: Any) -> int:
 
     click.echo(make_seeded(folder, **options))
     return 0
+
+
+@main.group()
+def bundle() -> None:
+    """Make, check and show golden bundles, by which any engine can be judged."""
+
+
+@subcommand(bundle, name="make", interrupted="interrupted; no bundle was written")
+@model_argument
+@click.option("--case", "cases", multiple=True, help="A case of `parity cases`; may be repeated.")
+@click.option("--suite", is_flag=True, help="Every case of the standard suite.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    type=DTYPE,
+    multiple=True,
+    default=["float32"],
+    show_default=True,
+    help="A dtype that engines may run in; may be repeated.",
+)
+@click.option("--out", type=FOLDER, required=True, help="The new folder of the bundle.")
+@click.option("--with-checkpoint", is_flag=True, help="Copy the checkpoints into the bundle.")
+@click.option(
+    "--checkpoint-limit", type=SIZE, default="64MB", show_default=True, help="Largest checkpoint that is copied."
+)
+@click.option("--limit", type=SIZE, help="Fail if the bundle is larger, for example 50MB.")
+@threads_option
+def bundle_make(**options: Any) -> int:
+    """Make a golden bundle of cases.
+
+    MODEL is a checkpoint folder or a hub id that every case uses. Default: each case has its own.
+    """
+    from parity.cli.bundle_options import MakeOptions, chosen_of_bundle
+    from parity.cli.checks import check_model
+    from parity.cli.run_options import SEEDED
+
+    given = MakeOptions(**options)
+    chosen_of_bundle(given)
+    if given.model != SEEDED:
+        check_model(given.model)
+    from parity.cli.commands.bundle_make import make
+
+    return make(given)
+
+
+@subcommand(bundle, name="check")
+@click.argument("folder", metavar="BUNDLE", type=FOLDER)
+@_sha256_option
+def bundle_check(*, folder: Path, sha256: str | None) -> int:
+    """Check every file of BUNDLE, and that reference, floors and inputs fit each other. Needs no torch."""
+    from parity.cli.commands.bundle import check_bundle
+
+    return check_bundle(folder, sha256=sha256)
+
+
+@subcommand(bundle, name="show")
+@click.argument("folder", metavar="BUNDLE", type=FOLDER)
+@json_option
+def bundle_show(*, folder: Path, as_json: bool) -> int:
+    """Show what BUNDLE has: cases, checkpoints, dtypes, and what to feed an engine. Needs no torch."""
+    from parity.cli.commands.bundle import show_bundle
+
+    return show_bundle(folder, as_json=as_json)
 
 
 @subcommand(main, section="measure")
@@ -376,4 +476,5 @@ def report(*, report: Path, out: Path | None) -> int:
 
 
 main.add(checkpoint, "make")
+main.add(bundle, "make")
 main.add(trace, "look")

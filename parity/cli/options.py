@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any, ClassVar
 
 import click
 
@@ -33,3 +35,21 @@ def model(_context: click.Context, parameter: click.Parameter, value: str | None
 
 model_argument = click.argument("model", required=False, callback=model)
 prompt_option = click.option("--prompt", callback=text, help="The question.")
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes, such as 800000, 50MB or 2GB. MB are 10^6 bytes."""
+
+    name = "size"
+    _UNITS: ClassVar[dict[str, float]] = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?([A-Z]{0,2})", str(value).upper())
+        if found is None or found[2] not in self._UNITS:
+            self.fail(f"{value!r} is not a size; write for example 50MB", param, ctx)
+        return int(float(found[1]) * self._UNITS[found[2]])
+
+
+SIZE = Size()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from parity.core.errors import TraceError
 from parity.core.metrics import as_rows, row_errors
-from parity.core.trace import PADDING, Entry, SeamKey, Trace, dtype_name
+from parity.core.trace import DTYPES, PADDING, Entry, SeamKey, Trace, dtype_name
 
 
 class Floors:
@@ -36,7 +40,7 @@ class Floors:
             )
         left, right = as_rows(array, entry.token_axes), as_rows(reference, entry.token_axes)
         _keep_largest(self._spread, entry.key, row_errors(left, right))
-        if entry.group == "output":
+        if _has_peaks(entry):
             with np.errstate(invalid="ignore", over="ignore"):  # padding may hold anything
                 _keep_largest(self._peaks, entry.key, np.abs(left - right).max(axis=1, initial=0.0))
 
@@ -67,13 +71,94 @@ class Floors:
         """Every value that a run was observed at, with the spread (rows,) at rows that are compared."""
         for key, spread in self._spread.items():
             entry = self.yardstick.entries()[key]
-            if entry.rows is not None:
-                spread = spread[self.yardstick.labels(entry.rows).reshape(-1) != PADDING]
-            yield entry, spread
+            yield entry, spread[self._compared(entry)]
+
+    def spread(self, entry: Entry) -> np.ndarray:
+        """Return the largest distance (rows,) of any correct run, before the median is applied."""
+        return self._spread[entry.key]
 
     def dtype(self, entry: Entry) -> str:
         """Return the dtype of this value in the correct runs. The gate uses its ulp."""
         return self._dtypes.get(entry.key, entry.dtype)
+
+    def save(self, path: Path) -> None:
+        """Write the spread of every value (and the peaks of logits) as float32, rounded up, and the runs' dtypes.
+
+        Padding is written as 0. Raises TraceError for a value that gives no floor, as ``rows`` does.
+        """
+        tensors: dict[str, np.ndarray] = {}
+        for key, spread in self._spread.items():
+            entry = self.yardstick.entries()[key]
+            compared = self._compared(entry)
+            self.rows(entry, compared)
+            kept = [spread, self._peaks[key]] if key in self._peaks else [spread]
+            tensors[str(key)] = _rounded_up(np.where(compared, np.stack(kept), 0.0))  # (1 or 2, rows)
+        save_file(tensors, path, metadata={str(key): dtype for key, dtype in self._dtypes.items()})
+
+    @classmethod
+    def load(cls, path: Path, yardstick: Trace) -> Floors:
+        """Read what ``save`` wrote. ``yardstick`` is the trace that the correct runs were measured against.
+
+        Raises TraceError unless the file has finite floors for exactly the float seams of the yardstick.
+        """
+        floors = cls(yardstick)
+        entries = {str(entry.key): entry for entry in yardstick if entry.gate == "float"}
+        try:
+            with safe_open(path, framework="np") as handle:
+                dtypes = handle.metadata() or {}
+                _check_names(path, set(entries), set(handle.keys()), set(dtypes))
+                for name, entry in entries.items():
+                    floors._spread[entry.key], *peaks = _checked(path, entry, handle)
+                    if peaks:
+                        floors._peaks[entry.key] = peaks[0]
+                    floors._dtypes[entry.key] = _float_dtype(path, entry, dtypes[name])
+        except (OSError, SafetensorError, AttributeError, TypeError) as error:
+            raise TraceError(f"{path} cannot be read: {error}") from None
+        return floors
+
+    def _compared(self, entry: Entry) -> np.ndarray:
+        """Return which rows (rows,) are compared: all that are not padding."""
+        if entry.rows is None:
+            return np.ones(int(np.prod(entry.token_shape, dtype=np.int64)), dtype=bool)
+        compared: np.ndarray = self.yardstick.labels(entry.rows).reshape(-1) != PADDING
+        return compared
+
+
+def _rounded_up(spread: np.ndarray) -> np.ndarray:
+    narrow: np.ndarray = spread.astype(np.float32)
+    return np.where(narrow < spread, np.nextafter(narrow, np.float32(np.inf)), narrow)
+
+
+def _check_names(path: Path, expected: set[str], found: set[str], described: set[str]) -> None:
+    for what, names in (("floors", found), ("dtypes", described)):
+        if names != expected:
+            missing, surplus = sorted(expected - names)[:5], sorted(names - expected)[:5]
+            raise TraceError(f"{path} lacks the {what} of {missing} and has those of {surplus}, which are not expected")
+
+
+def _checked(path: Path, entry: Entry, handle: Any) -> np.ndarray:
+    """Return spread and peaks (1 or 2, rows) of a value."""
+    expected = (2 if _has_peaks(entry) else 1, int(np.prod(entry.token_shape, dtype=np.int64)))
+    held = handle.get_slice(str(entry.key))
+    if tuple(held.get_shape()) != expected or held.get_dtype() != "F32":
+        raise TraceError(
+            f"{path} gives {entry.key} floors {held.get_dtype()} {list(held.get_shape())}, expected F32 "
+            f"{list(expected)}"
+        )
+    found: np.ndarray = handle.get_tensor(str(entry.key)).astype(np.float64)
+    if not (np.isfinite(found) & (found >= 0)).all():
+        raise TraceError(f"{path} has a floor at {entry.key} that is negative, NaN or Inf; it is not a distance")
+    return found
+
+
+def _float_dtype(path: Path, entry: Entry, name: str) -> str:
+    if name not in DTYPES or DTYPES[name].kind in "biu":
+        raise TraceError(f"{path} gives {entry.key} the dtype {name!r}, which is not a float dtype of traces")
+    return name
+
+
+def _has_peaks(entry: Entry) -> bool:
+    return entry.group == "output"
 
 
 def _keep_largest(held: dict[SeamKey, np.ndarray], key: SeamKey, found: np.ndarray) -> None:

@@ -12,13 +12,13 @@ import torch
 from parity.cases.case import SeededCheckpoint, TrainedCheckpoint
 from parity.cases.media import is_picture
 from parity.core.compare import Logits
+from parity.core.digest import checkpoint_digest
 from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE
 from parity.diagnosis.blind_spots import blind_spots
 from parity.diagnosis.heatmaps import HeatMap, heat_maps
 from parity.documents.base import document, finding_sections, judgement_section
 from parity.milestones.phases import PHASES
 from parity.runs.case_run import CaseRun
-from parity.runs.loader import checkpoint_digest
 from port.weights import Checkpoint
 from reports.atomic import write_files
 from reports.write import write_report

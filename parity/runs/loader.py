@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,11 @@ from typing import Any
 
 import port
 from parity.cases.case import Case, Checkpoint, TrainedCheckpoint
+from parity.core.digest import checkpoint_digest
 from parity.core.errors import ParityError
 from parity.engines.dtypes import DTYPES
 from parity.engines.port import OtherRequests, PortProcessor, PortWeights, port_processor
 from parity.runs.inputs import CaseInputs, prepare_inputs
-from parity.runs.named import named_checkpoint as named_checkpoint
 from parity.runs.seeded import cache_folder, seeded_checkpoint
 from parity.runs.store import NOT_KEPT, TraceStore
 from reference.errors import ReferenceModelError
@@ -160,13 +159,3 @@ def plain_config(folder: Path) -> dict[str, Any]:
     """Return the parsed config.json of a checkpoint that the harness made or has checked."""
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return config
-
-
-def checkpoint_digest(folder: Path) -> str:
-    """Return the sha256 of the names and contents of config.json and all safetensors files of a folder."""
-    digest = hashlib.sha256()
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors")]):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -42,7 +42,7 @@ class Stage(Generic[SubjectT]):
     yardstick: Yardstick
     run: Callable[[SubjectT, Sink], object]
     chunks: int = 1
-    checkpoint: str | None = None  # sha256, see ``loader.checkpoint_digest``
+    checkpoint: str | None = None  # sha256, see ``parity.core.digest``
 
     def describe(self, engine: Engine) -> Description:
         """Return the description of a trace of this stage by an engine."""

@@ -6,6 +6,7 @@ A reference that lacks a seam, counts in steps of any size, or calls rows paddin
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from parity.core.errors import TraceError
 from parity.core.trace import PADDING, Entry, SeamKey, Trace
 from parity.seams.model import Dimensions, expected_model_seams, model_specs
 from parity.seams.processor import processor_specs
-from parity.seams.spec import SeamSpec, label_key
+from parity.seams.spec import Expected, SeamSpec, label_key
 
 _LARGEST_STEP = 1.0  # of an 8-bit pixel; normalised ones have smaller steps
 _SHOWN = 5
@@ -31,6 +32,21 @@ def check_reference(trace: Trace) -> None:
     if any(entry.key.name == "logits" for entry in trace):
         _check_complete(trace)
         _check_padding(trace)
+
+
+def check_expected(trace: Trace, expected: Sequence[Expected]) -> None:
+    """Raise TraceError unless a trace has exactly the expected values, each with its step, group, rows and unit."""
+    wanted, found = {item.key: item for item in expected}, trace.entries()
+    for what, keys in (("lacks", set(wanted) - set(found)), ("has unknown", set(found) - set(wanted))):
+        if keys:
+            shown = ", ".join(map(str, sorted(keys)[:_SHOWN]))
+            raise TraceError(f"the reference {what} seams ({len(keys)}): {shown}; nothing could be said about them")
+    for key, item in wanted.items():
+        entry = found[key]
+        given = (entry.step, entry.group, entry.rows, entry.unit, tuple(entry.axis_names))
+        own = (item.step, item.spec.group, item.rows, item.unit, item.spec.axis_names)
+        if given != own:
+            raise TraceError(f"the reference describes {key} with {given}, it has {own}")
 
 
 def _pattern(spec: SeamSpec) -> re.Pattern[str]:

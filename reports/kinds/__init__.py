@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from reports.kinds import activations, calibration, comparison, exam, mutants, processor, run, suite, tokens
+from reports.kinds import (
+    activations,
+    calibration,
+    comparison,
+    exam,
+    judgement,
+    mutants,
+    processor,
+    run,
+    suite,
+    tokens,
+)
 from reports.kinds.base import Kind
 
 KINDS: dict[str, Kind] = {
@@ -15,6 +26,7 @@ KINDS: dict[str, Kind] = {
         calibration.KIND,
         processor.KIND,
         comparison.KIND,
+        judgement.KIND,
         tokens.KIND,
         activations.KIND,
     )

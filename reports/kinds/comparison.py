@@ -17,6 +17,7 @@ def page(document: Document) -> Page:
     return Page(
         eyebrow="Comparison of two traces",
         title=f"{document['subject']['name']} against {document['reference']['name']}",
+        sentence="The verdict is only as good as the floors. `parity judge` takes them from a golden bundle.",
         facts=[
             ("subject", _side(document["subject"])),
             ("reference", _side(document["reference"])),

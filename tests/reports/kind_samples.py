@@ -179,6 +179,29 @@ def comparison_document() -> Document:
     }
 
 
+def judgement_document() -> Document:
+    """A trace that diverged, one in parity, one of another checkpoint, and a stage without a trace."""
+    run, processor = run_document(), _judged("inputs")
+    shared = {"title": "a title", "floor_runs": ["eager", "sdpa"], "checkpoint": {"subject": None, "bundle": "0" * 64}}
+    empty = {"first_divergence": None, "seams_expected": 6, "seams_compared": 0, "rows_compared": 0, "not_compared": 6}
+    lines = [
+        ("photo", "model", run["subject"], run["verdict"], run["findings"], "cases/photo-model-float32/report.html"),
+        ("photo", "processor", run["subject"], processor["verdict"], processor["findings"], None),
+        ("text", "model", run["subject"], _verdict("INVALID", "another checkpoint") | empty, [], None),
+        ("text", "processor", None, _verdict("INCOMPLETE", "there is no trace") | empty, [], None),
+    ]
+    fields = ("name", "stage", "subject", "verdict", "findings", "report")
+    return {
+        "schema_version": "2.0",
+        "kind": "judgement",
+        "environment": environment(),
+        "bundle": {"path": "golden", "sha256": "ab" * 32, "pinned": False, "versions": {"torch": "2.6.0"}},
+        "gate": {"rule": "every row: error <= 6 x floor + 1 ulp", "m": 6.0, "ulps": 1.0},
+        "cases": [{**dict(zip(fields, line, strict=True)), **shared} for line in lines],
+        "verdict": _verdict("INVALID", "1 of 4 stages: text, model: another checkpoint"),
+    }
+
+
 def tokens_document() -> Document:
     return {
         "schema_version": "2.0",
@@ -206,7 +229,8 @@ def activations_document() -> Document:
 
 
 def _verdict(value: str, reason: str) -> Document:
-    return {"value": value, "exit_code": {"PARITY": 0, "DIVERGED": 1}[value], "reason": reason}
+    codes = {"PARITY": 0, "DIVERGED": 1, "INVALID": 2, "INCOMPLETE": 3}
+    return {"value": value, "exit_code": codes[value], "reason": reason}
 
 
 def _judged(group: str) -> Document:
@@ -230,6 +254,7 @@ SIMPLE = {
     "calibration": calibration_document,
     "processor": processor_document,
     "comparison": comparison_document,
+    "judgement": judgement_document,
     "tokens": tokens_document,
     "activations": activations_document,
 }

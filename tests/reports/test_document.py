@@ -90,6 +90,8 @@ def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None
         "comparison.findings.by_kind",
         "exam.disagreements.answers",
         "exam.engines.by_kind",
+        "judgement.bundle.versions",
+        "judgement.cases.findings.by_kind",
         "mutants.mutants.outcomes",
         "mutants.not_planted",
         "processor.findings.by_kind",

@@ -94,4 +94,6 @@ def check_folders(folders: Sequence[Path]) -> int:
 def _show(console: Console, document: dict[str, Any], *, every: bool) -> None:
     verdict = document["verdict"]
     console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=every))
+    floors = view.plain(", ".join(document["floors"]))
+    console.print(f"by the floors of {floors}; `parity judge` takes them from a golden bundle", soft_wrap=True)
     console.print(view.verdict_line(verdict), soft_wrap=True)

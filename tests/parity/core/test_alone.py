@@ -50,7 +50,8 @@ def _python(code: str, *arguments: str | Path) -> subprocess.CompletedProcess[st
     )
 
 
-def _parity(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def parity_alone(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command where none of ``FORBIDDEN`` can be imported."""
     return _python("from parity.cli.main import main; main()", *arguments)
 
 
@@ -102,7 +103,7 @@ def test_the_core_compares_folders_without_torch(
 def test_compare_gives_the_verdict_and_its_exit_code(
     folders: dict[str, Path], subject: str, reference: str, verdict: str, code: int
 ) -> None:
-    done = _parity("compare", folders[subject], folders[reference], "--floor", folders["run"], "--json")
+    done = parity_alone("compare", folders[subject], folders[reference], "--floor", folders["run"], "--json")
     # A correct run has no say where the reference is broken.
     assert done.returncode == code, done.stderr
     document = json.loads(done.stdout)
@@ -111,7 +112,7 @@ def test_compare_gives_the_verdict_and_its_exit_code(
 
 
 def test_compare_shows_the_first_divergence_and_where(folders: dict[str, Path]) -> None:
-    done = _parity("compare", folders["wrong"], folders["reference"], "--floor", folders["run"])
+    done = parity_alone("compare", folders["wrong"], folders["reference"], "--floor", folders["run"])
     assert done.returncode == 1
     assert "DIVERGED" in done.stdout
     assert "first divergence at hidden (prefill)" in done.stdout
@@ -119,14 +120,14 @@ def test_compare_shows_the_first_divergence_and_where(folders: dict[str, Path]) 
 
 
 def test_compare_asks_for_a_floor(folders: dict[str, Path]) -> None:
-    done = _parity("compare", folders["good"], folders["reference"])
+    done = parity_alone("compare", folders["good"], folders["reference"])
     assert done.returncode == 2
     assert "--floor" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_compare_names_a_folder_that_is_none(folders: dict[str, Path], tmp_path: Path) -> None:
-    done = _parity("compare", tmp_path / "nowhere", folders["reference"], "--floor", folders["run"])
+    done = parity_alone("compare", tmp_path / "nowhere", folders["reference"], "--floor", folders["run"])
     assert done.returncode == 2
     assert "nowhere" in done.stderr
     assert "Traceback" not in done.stderr
@@ -135,13 +136,13 @@ def test_compare_names_a_folder_that_is_none(folders: dict[str, Path], tmp_path:
 def test_a_tighter_multiple_finds_what_the_projects_lets_pass(folders: dict[str, Path], tmp_path: Path) -> None:
     subject = write_folder(tmp_path / "x", {name: nudged(array, 5e-6) for name, array in values().items()})
     arguments = ("compare", subject, folders["reference"], "--floor", folders["run"])
-    assert _parity(*arguments, "-m", "1").returncode == 1
-    assert _parity(*arguments).returncode == 0
+    assert parity_alone(*arguments, "-m", "1").returncode == 1
+    assert parity_alone(*arguments).returncode == 0
 
 
 def test_check_says_what_is_wrong_and_passes_what_is_sound(folders: dict[str, Path], tmp_path: Path) -> None:
-    assert _parity("trace", "check", folders["good"]).returncode == 0
-    done = _parity("trace", "check", folders["good"], folders["broken"], tmp_path)
+    assert parity_alone("trace", "check", folders["good"]).returncode == 0
+    done = parity_alone("trace", "check", folders["good"], folders["broken"], tmp_path)
     assert done.returncode == 2
     lines = done.stdout.splitlines()
     assert f"{folders['good']}: sound" in lines

@@ -1,0 +1,257 @@
+"""Makes a bundle: runs the reference on each case, and writes what a judge needs. The only part that needs torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import save_file
+
+from parity.bundles.bundle import BUNDLE_VERSION, Bundle, gate_section
+from parity.bundles.checks import check_stage
+from parity.bundles.files import BUNDLE, SAFE_PATH, BundleError, digest_of, inventory
+from parity.bundles.inputs import SEAM_OF, Inputs
+from parity.bundles.prediction import Known
+from parity.bundles.trace import write_trace
+from parity.cases.case import Case, SeededCheckpoint
+from parity.cases.media_batch import MediaBatch, write_media_batch
+from parity.core.errors import ParityError
+from parity.runs.case_run import prepare_stages
+from parity.runs.inputs import CaseInputs
+from parity.runs.loader import Loader, plain_config
+from parity.runs.model_stage import ModelStage
+from parity.runs.recorder import to_numpy
+from parity.runs.yardstick import Progress
+from parity.seams.model import Dimensions
+from reference.media import PicturePath
+
+_PACKAGES = ("qwen3vl-parity", "transformers", "torch", "numpy", "safetensors")
+_CHECKPOINT_FILES = (".json", ".safetensors", ".jinja", ".txt")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What goes into a bundle. ``named`` is a checkpoint to use instead of each case's own.
+
+    ``checkpoint_limit`` is the largest size in bytes of a checkpoint that is copied; None: none is copied.
+    """
+
+    cases: Sequence[Case]
+    dtypes: Sequence[str]
+    named: Path | None = None
+    checkpoint_limit: int | None = None
+
+
+def make_bundle(folder: Path, recipe: Recipe, loader: Loader, *, progress: Progress = lambda _what: None) -> Bundle:
+    """Write a bundle to an empty folder, open it and check it as a judge does.
+
+    Raises ParityError for a case that cannot be bundled or run.
+    """
+    left_out = [_left_out(case) for case in recipe.cases if "weights" in case.stages]
+    records = [_add_case(folder, case, recipe, loader, progress) for case in recipe.cases if _stages(case)]
+    if not records:
+        raise ParityError(f"no case is left: {left_out[0]['why']}" if left_out else "no case was named")
+    document = {
+        "schema_version": BUNDLE_VERSION,
+        "versions": {name: found for name in _PACKAGES if (found := _version(name)) is not None},
+        "gate": gate_section(),
+        "cases": records,
+        "left_out": left_out,
+        "files": inventory(folder),
+    }
+    document["sha256"] = digest_of(document)
+    (folder / BUNDLE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    bundle = Bundle(folder)
+    for case in bundle.cases.values():
+        for stage in case.stages:
+            for dtype in case.dtypes if stage == "model" else ("any dtype",):
+                check_stage(case, stage, dtype)
+    return bundle
+
+
+def _stages(case: Case) -> tuple[str, ...]:
+    return tuple(stage for stage in case.stages if stage != "weights")
+
+
+def _left_out(case: Case) -> dict[str, str]:
+    return {
+        "name": f"{case.name}, weights",
+        "why": f"the weights are judged by the checkpoint's own files; use `parity run --case {case.name}`",
+    }
+
+
+def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: Progress) -> dict[str, Any]:
+    """Run the reference on a case, once for each dtype, and write its part of the bundle. Returns its record."""
+    checkpoint = recipe.named or loader.checkpoint(case.checkpoint)
+    place = Path("cases") / case.name
+    (root / place).mkdir(parents=True)
+    sha256 = loader.digest(checkpoint)
+    record: dict[str, Any] = {
+        "name": case.name,
+        "title": case.title,
+        "stages": list(_stages(case)),
+        "checkpoint": {
+            "name": _name(case, recipe),
+            "sha256": sha256,
+            "dtype": _stored_dtype(checkpoint, case, recipe),
+            "folder": _copied(root, checkpoint, _name(case, recipe), recipe.checkpoint_limit),
+        },
+        "padding_side": case.padding_side,
+        "decode_steps": case.decode_steps,
+        "chunk": case.chunk,
+        "merge": plain_config(checkpoint)["vision_config"]["spatial_merge_size"],
+        "processor": None,
+        "model": None,
+    }
+    runnable = replace(case, stages=tuple(stage for stage in case.stages if stage != "weights"))
+    for dtype in recipe.dtypes if "model" in case.stages else recipe.dtypes[:1]:
+        inputs, stages = prepare_stages(
+            runnable,
+            loader,
+            dtype=dtype,
+            folder=checkpoint,
+            own=recipe.named is None,
+            config=plain_config(checkpoint),
+            progress=partial(_told, progress, f"{case.name}, {dtype}"),
+        )
+        assert inputs is not None
+        model = next((stage for stage in stages if isinstance(stage, ModelStage)), None)
+        if "rows" not in record:
+            record |= _requests(root, place / "media", case, inputs)
+            fed = None if model is None else _write_inputs(root / place, inputs, model)
+            if model is not None:
+                record["model"] = _described(place, inputs)
+            if "processor" in case.stages:
+                record["processor"] = {"reference": (place / "reference-processor").as_posix()}
+                trace = inputs.processed.yardstick.trace
+                folder = root / place / "reference-processor"
+                write_trace(trace, folder, checkpoint=sha256, known=Known(fed, record["merge"]))
+        if model is not None:
+            known = Known(Inputs(root / place / "inputs.safetensors"), record["merge"])
+            record["model"]["dtypes"][dtype] = _add_dtype(root, place, dtype, model, sha256, known)
+    return record
+
+
+def _told(progress: Progress, which: str, what: str) -> None:
+    progress(f"{which}: {what}")
+
+
+def _described(place: Path, inputs: CaseInputs) -> dict[str, Any]:
+    dimensions = Dimensions.from_config(inputs.config)
+    return {
+        "inputs": (place / "inputs.safetensors").as_posix(),
+        "vision_depth": dimensions.vision_depth,
+        "vision_taps": dimensions.vision_taps,
+        "text_layers": dimensions.text_layers,
+        "dtypes": {},
+    }
+
+
+def _write_inputs(folder: Path, inputs: CaseInputs, model: ModelStage) -> Inputs:
+    """Write what the model is fed, and the position ids that the reference makes of it."""
+    tensors = {name: to_numpy(tensor) for name, tensor in inputs.tensors.items() if name in SEAM_OF}
+    tensors["position_ids"] = model.yardstick.trace.read(SEAM_OF["position_ids"])
+    path = folder / "inputs.safetensors"
+    save_file(tensors, path)
+    return Inputs(path)
+
+
+def _add_dtype(root: Path, place: Path, dtype: str, model: ModelStage, sha256: str, known: Known) -> dict[str, Any]:
+    """Write floors, and the reference unless that of another dtype is the same.
+
+    It is the same if the checkpoint's numbers fit into both dtypes. Otherwise their weights differ by rounding.
+    """
+    folder = root / place / f"reference-{dtype}"
+    write_trace(model.yardstick.trace, folder, checkpoint=sha256, known=known)
+    others = (other for other in sorted((root / place).glob("reference*")) if other.name != folder.name)
+    same = next((other for other in others if inventory(other) == inventory(folder)), None)
+    if same is not None:
+        shutil.rmtree(folder)
+    elif not (root / place / "reference").exists():
+        same = folder.rename(root / place / "reference")
+    floors = f"floors-{dtype}.safetensors"
+    model.yardstick.floors.save(root / place / floors)
+    return {
+        "reference": (place / (same or folder).name).as_posix(),
+        "floors": (place / floors).as_posix(),
+        "floor_runs": list(model.yardstick.runs),
+        "decode_tokens": model.tokens.tolist(),
+    }
+
+
+def _requests(root: Path, media: Path, case: Case, inputs: CaseInputs) -> dict[str, Any]:
+    """Copy the media of the case and of the other requests that its model serves. Returns the conversations."""
+    return {
+        "rows": _rows(root, media, inputs.processed.batch),
+        "before": [_request(root, media / f"before-{at}", other) for at, other in enumerate(case.before)],
+        "between": [_request(root, media / f"between-{at}", other) for at, other in enumerate(case.between)],
+    }
+
+
+def _request(root: Path, media: Path, case: Case) -> dict[str, Any]:
+    batch = write_media_batch(case.rows, case.padding_side)
+    return {"rows": _rows(root, media, batch), "padding_side": case.padding_side}
+
+
+def _rows(root: Path, media: Path, batch: MediaBatch) -> list[list[dict[str, str]]]:
+    rows: list[list[dict[str, str]]] = []
+    for at, row in enumerate(batch.rows):
+        rows.append([])
+        for number, part in enumerate(row):
+            if isinstance(part, str):
+                rows[-1].append({"type": "text", "text": part})
+                continue
+            file = media / f"{at}-{number}{part.path.suffix.lower()}"
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(part.path, root / file)
+            kind = "image" if isinstance(part, PicturePath) else "video"
+            rows[-1].append({"type": kind, "file": file.as_posix()})
+    return rows
+
+
+def _name(case: Case, recipe: Recipe) -> str:
+    if recipe.named is not None:
+        return recipe.named.resolve().name
+    return case.checkpoint.label
+
+
+def _stored_dtype(checkpoint: Path, case: Case, recipe: Recipe) -> str:
+    if recipe.named is None and isinstance(case.checkpoint, SeededCheckpoint):
+        return case.checkpoint.dtype
+    config = plain_config(checkpoint)
+    found = config.get("dtype") or config.get("torch_dtype") or config.get("text_config", {}).get("dtype")
+    return str(found or "unknown")
+
+
+def _copied(root: Path, checkpoint: Path, name: str, limit: int | None) -> str | None:
+    """Copy a checkpoint to the bundle, once. Returns its folder there, or None if it is not asked for."""
+    if limit is None:
+        return None
+    if not SAFE_PATH.fullmatch(name):
+        raise BundleError(f"the checkpoint's folder is named {name!r}; rename it to letters, digits, '.', '_' and '-'")
+    files = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and path.suffix in _CHECKPOINT_FILES]
+    size = sum(path.stat().st_size for path in files)
+    if size > limit:
+        raise BundleError(
+            f"the checkpoint {name} has {size / 1e6:,.1f} MB, at most {limit / 1e6:,.1f} MB are copied; raise "
+            "--checkpoint-limit, or leave --with-checkpoint out"
+        )
+    place = Path("checkpoint") / name
+    if not (root / place).exists():
+        (root / place).mkdir(parents=True)
+        for path in files:
+            shutil.copyfile(path, root / place / path.name)
+    return place.as_posix()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

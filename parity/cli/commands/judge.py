@@ -1,0 +1,89 @@
+"""``parity judge``: judges an engine's traces by a golden bundle. Needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from parity.bundles.bundle import Bundle
+from parity.bundles.judging import Judged, Selection, judge_folder
+from parity.cli import console as view
+from parity.cli.command import finish, here
+from parity.documents.judgement import judgement_document, report_place, trace_document
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """The options of ``parity judge``."""
+
+    bundle: Path
+    subject: Path
+    cases: tuple[str, ...]
+    stages: tuple[str, ...]
+    dtype: str | None
+    sha256: str | None
+    out: Path | None
+    as_json: bool
+    every: bool
+
+
+def judge_subject(options: JudgeOptions) -> int:
+    """Run the command. Returns the exit code of the verdict."""
+    bundle = Bundle(options.bundle, sha256=options.sha256)
+    results = judge_folder(bundle, options.subject, Selection(options.cases, options.stages, options.dtype))
+    environment = here(threads=1)
+    document = judgement_document(bundle, results, pinned=options.sha256 is not None, environment=environment)
+    if options.out is not None:
+        _write(options.out, bundle, results, document)
+    return finish(document, lambda console: _show(console, document, options), as_json=options.as_json)
+
+
+def _write(out: Path, bundle: Bundle, results: list[Judged], document: dict[str, Any]) -> None:
+    from reports.staging import Staged  # imports pandas and matplotlib
+    from reports.write import write_report
+
+    with Staged(out) as staged:
+        for result in results:
+            own = trace_document(result, bundle, environment=document["environment"])
+            if own is not None:
+                write_report(own, staged.work / report_place(result))
+        write_report(document, staged.work)
+
+
+def _show(console: Console, document: dict[str, Any], options: JudgeOptions) -> None:
+    cases = document["cases"]
+    if len(cases) == 1:
+        findings, first = cases[0]["findings"], cases[0]["verdict"]["first_divergence"]
+        console.print(view.findings_table(findings, first=first, every=options.every))
+    else:
+        console.print(_table(cases))
+    console.print(view.plain(f"bundle {document['bundle']['sha256']}"), soft_wrap=True)
+    if not document["bundle"]["pinned"]:
+        console.print("compare this digest with the one that the bundle's maker published, or give it with --sha256")
+    console.print(view.verdict_line(document["verdict"]), soft_wrap=True)
+    if options.out is not None:
+        click.echo(f"report: {options.out / 'report.html'}")
+
+
+def _table(cases: list[dict[str, Any]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("case", "stage", "dtype", "verdict", "seams", "rows", "reason"):
+        table.add_column(name, justify="right" if name in ("seams", "rows") else "left", no_wrap=name != "reason")
+    for case in cases:
+        verdict = case["verdict"]
+        table.add_row(
+            view.plain(case["name"]),
+            case["stage"],
+            view.plain(case["subject"]["dtype"] if case["subject"] else ""),
+            view.coloured(verdict["value"]),
+            f"{verdict['seams_compared']}/{verdict['seams_expected']}",
+            str(verdict["rows_compared"]),
+            view.plain(verdict["reason"]),
+        )
+    return table
