@@ -149,7 +149,7 @@ def test_tie_flag_read_from_text_config(top: bool, loader: Any, monkeypatch: pyt
         return original(cls, {**raw, "tie_word_embeddings": flag}, where=where)
 
     monkeypatch.setattr(port.config.Qwen3VLConfig, "from_dict", classmethod(from_text_config))
-    loader._key = None  # it may hold the correct port
+    loader._folder = None  # it may hold the correct port
     result = run_case(case, loader, dtype="float32").result
     assert result.judgement.verdict is Verdict.DIVERGED
     assert "lm_head.weight" in result.judgement.reason
