@@ -30,7 +30,7 @@ def nudged(reference: ReferenceModel, seed: int) -> Iterator[None]:
     with ExitStack() as stack:
         _nudge_inputs(reference.model.model, generator, stack)
         _nudge_frequencies(reference, stack)
-        _nudge_coordinates(reference.model, generator, stack)
+        _nudge_coordinates(reference.model, stack)
         yield
 
 
@@ -56,24 +56,26 @@ def _nudge_frequencies(reference: ReferenceModel, stack: ExitStack) -> None:
     """Move each frequency away from its exact value, so that the error is as large as that of any ``pow``."""
     for module, exact in exact_frequencies(reference):
         loaded = module.inv_freq
-        away = torch.where(loaded.double() < exact, -torch.inf, torch.inf).to(loaded.dtype)
         stack.callback(setattr, module, "inv_freq", loaded)
         # base ** 0 is 1 in every library
-        module.inv_freq = torch.where(loaded == 1, loaded, torch.nextafter(loaded, away))
+        module.inv_freq = torch.where(loaded == 1, loaded, away_from(exact, loaded))
 
 
-def _nudge_coordinates(model: Any, generator: torch.Generator, stack: ExitStack) -> None:
+def _nudge_coordinates(model: Any, stack: ExitStack) -> None:
+    """Move each coordinate of the interpolation away from its exact value, so that no formula has a larger error."""
     scope = sys.modules[type(model).__module__]
     if not hasattr(scope, _INTERPOLATION):  # transformers 4.57
         stack.callback(setattr, scope, "torch", scope.torch)
-        scope.torch = _MovedLinspace(generator)  # type: ignore[attr-defined]
+        scope.torch = _MovedLinspace("torch")  # type: ignore[attr-defined]
         return
     original = getattr(scope, _INTERPOLATION)
 
     def interpolation(grid_thw: Tensor, num_grid_per_side: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        taps, weights = original(grid_thw, num_grid_per_side, *args, **kwargs)  # (N, 4): top left to bottom right
-        down = _moved_share(taps[:, 0] // num_grid_per_side, weights[:, 2] + weights[:, 3], generator)
-        right = _moved_share(taps[:, 0] % num_grid_per_side, weights[:, 1] + weights[:, 3], generator)
+        side = num_grid_per_side
+        taps, weights = original(grid_thw, side, *args, **kwargs)  # (N, 4): top left to bottom right
+        height, width = (size.repeat_interleave(grid_thw.prod(dim=1)) for size in (grid_thw[:, 1], grid_thw[:, 2]))
+        down = _moved_share(taps[:, 0] // side, weights[:, 2] + weights[:, 3], height, side)
+        right = _moved_share(taps[:, 0] % side, weights[:, 1] + weights[:, 3], width, side)
         shares = [(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right]
         return taps, torch.stack(shares, dim=1).to(weights.dtype)  # 4 x (N,) -> (N, 4)
 
@@ -81,22 +83,33 @@ def _nudge_coordinates(model: Any, generator: torch.Generator, stack: ExitStack)
     setattr(scope, _INTERPOLATION, interpolation)
 
 
-def _moved_share(first: Tensor, share: Tensor, generator: torch.Generator) -> Tensor:
-    """Move the coordinate ``first + share`` (N,) of a tap by one ulp. Returns the new share of the second tap."""
-    return (moved(first.to(torch.float32) + share, generator) - first).clamp(0, 1)
+def _moved_share(first: Tensor, share: Tensor, size: Tensor, side: int) -> Tensor:
+    """Move the coordinates ``first + share`` (N,) in a table of ``side`` by one ulp. Returns the second tap's shares.
+
+    The grids have ``size`` (N,) patches, so the exact coordinates are multiples of (side - 1) / (size - 1).
+    """
+    coordinate = first.to(torch.float32) + share
+    step = (side - 1) / (size - 1).clamp(min=1).double()
+    exact = (coordinate.double() / step).round() * step
+    return (away_from(exact, coordinate) - first).clamp(0, 1)
+
+
+def away_from(exact: Tensor, rounded: Tensor) -> Tensor:
+    """Return the next float of every rounded number on the side away from its exact value (float64)."""
+    end = torch.where(rounded.double() < exact, -torch.inf, torch.inf).to(rounded.dtype)
+    return torch.nextafter(rounded, end)
 
 
 class _MovedLinspace(ModuleType):
-    """torch, but ``linspace`` gives coordinates that are moved by one ulp. The first and the last stay exact."""
+    """torch, but ``linspace`` gives coordinates that are one ulp further from their exact values.
 
-    def __init__(self, generator: torch.Generator) -> None:
-        super().__init__("torch")
-        self._generator = generator
+    The first and the last stay exact.
+    """
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
 
     def linspace(self, start: float, end: float, steps: int, **kwargs: Any) -> Tensor:
-        exact = torch.linspace(start, end, steps, **kwargs)
-        inner = moved(exact, self._generator)
-        return torch.where((exact == start) | (exact == end), exact, inner)
+        rounded = torch.linspace(start, end, steps, **kwargs)
+        exact = torch.linspace(start, end, steps, **{**kwargs, "dtype": torch.float64})
+        return torch.where((rounded == start) | (rounded == end), rounded, away_from(exact, rounded))

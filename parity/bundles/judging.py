@@ -8,6 +8,7 @@ from pathlib import Path
 
 from parity.bundles.bundle import Bundle, BundleCase
 from parity.bundles.checks import check_stage
+from parity.core.bare import SUFFIX, BareTrace
 from parity.core.compare import Comparison, Finding, compare
 from parity.core.errors import ParityError
 from parity.core.floors import Floors
@@ -46,7 +47,7 @@ class Judged:
 
 
 def judge_folder(bundle: Bundle, folder: Path, selection: Selection) -> list[Judged]:
-    """Judge a trace folder, or every trace below a folder. Results are in the order of the bundle's cases.
+    """Judge a trace, or every trace below a folder. Results are in the order of the bundle's cases.
 
     A single trace is judged alone. Otherwise every selected case and stage must have a trace, or it is INCOMPLETE.
     Raises ParityError for folders that are no traces, and for a bundle that cannot be what it says it is.
@@ -54,23 +55,25 @@ def judge_folder(bundle: Bundle, folder: Path, selection: Selection) -> list[Jud
     unknown = [name for name in selection.cases if name not in bundle.cases]
     if unknown:
         raise ParityError(f"the bundle has no case {', '.join(unknown)}; it has {', '.join(bundle.cases)}")
-    places = list(trace_folders(folder))
+    places = list(trace_places(folder))
     if not places:
-        raise ParityError(f"{folder} has no trace; a trace is a folder with a {MANIFEST}")
+        raise ParityError(
+            f"{folder} has no trace; a trace is a folder with a {MANIFEST}, or a {SUFFIX} file with tensors named "
+            "seam#call"
+        )
     alone = places == [folder]
-    traces: dict[tuple[str, str, str], FolderTrace] = {}
+    traces: dict[tuple[str, str, str], Trace] = {}
+    opened: dict[tuple[str, str, str], Path] = {}
     results: list[Judged] = []
     for place in places:
-        trace = FolderTrace(place)
+        trace = open_trace(place, bundle, selection)
         name, stage = _case_of(trace, bundle, selection), stage_of(trace)
         if not alone and not _selected(name, stage, bundle, selection):
             continue
         key = (name, stage, trace.description.dtype)
         if key in traces:
-            raise ParityError(
-                f"{traces[key].folder} and {place} are both {stage} traces of {name} in {key[2]}; keep one"
-            )
-        traces[key] = trace
+            raise ParityError(f"{opened[key]} and {place} are both {stage} traces of {name} in {key[2]}; keep one")
+        traces[key], opened[key] = trace, place
     for case in bundle.cases.values():
         for stage in case.stages:
             found = [trace for (name, of, _), trace in traces.items() if (name, of) == (case.name, stage)]
@@ -97,9 +100,23 @@ def total(results: Sequence[Judged]) -> tuple[Verdict, str]:
     return verdict, f"{len(worst)} of {len(results)} stages: {first}"
 
 
-def trace_folders(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    """Yield the trace folders at or below a folder. If some are named ``subject``, the others beside them are not."""
-    if (folder / MANIFEST).exists():
+def open_trace(place: Path, bundle: Bundle, selection: Selection) -> Trace:
+    """Open a trace folder or a bare trace.
+
+    A bare trace that names no case has the one case of ``selection`` or of the bundle, or that of its file's name.
+    """
+    if place.suffix != SUFFIX:
+        return FolderTrace(place)
+    names = selection.cases or tuple(bundle.cases)
+    return BareTrace(place, case=names[0] if len(names) == 1 else place.stem)
+
+
+def trace_places(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
+    """Yield the traces at or below a folder. If some are named ``subject``, the others beside them are not.
+
+    A trace is a folder with a manifest, or a bare trace: a safetensors file that is named itself or lies in the folder.
+    """
+    if (folder / MANIFEST).exists() or (folder.suffix == SUFFIX and folder.is_file()):
         yield folder
         return
     if depth == 0 or not folder.is_dir():
@@ -107,7 +124,9 @@ def trace_folders(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
     below = sorted(path for path in folder.iterdir() if path.is_dir())
     subjects = [path for path in below if path.name == _SUBJECT or path.name.startswith(f"{_SUBJECT}-")]
     for path in subjects or below:
-        yield from trace_folders(path, depth - 1)
+        yield from trace_places(path, depth - 1)
+    if depth == _DEPTH:
+        yield from sorted(path for path in folder.glob(f"*{SUFFIX}") if path.is_file())
 
 
 def stage_of(trace: Trace) -> str:

@@ -14,7 +14,7 @@ from parity.core.gates import DEFAULT_GATE
 from parity.documents.base import document
 from parity.runs.calibration import Need, summaries
 
-_WORST_SHOWN = 5
+_WORST_SHOWN = 60
 _PUBLISHED = ("created", "python", "threads", "packages")
 
 

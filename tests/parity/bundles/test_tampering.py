@@ -162,6 +162,7 @@ def _coarse(folder: Path) -> None:
     shutil.copyfile(place / "floors-bfloat16.safetensors", place / "floors-float32.safetensors")
 
 
+_TALL = np.array([[1], [1e4]], np.float32)
 FLOORS = f"{TEXT}/floors-float32.safetensors"
 FORGED: dict[str, tuple[Change, tuple[str, ...]]] = {
     # bundle.json
@@ -267,8 +268,16 @@ FORGED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a floor is missing": (tensors(FLOORS, lambda held: held.pop("logits[0]")), ("lacks the floors of ['logits[0]']",)),
     "a floor too many": (tensors(FLOORS, lambda held: held.update(x=held["logits[0]"])), ("has those of ['x']",)),
     "floors of other rows": (
-        tensors(FLOORS, lambda held: held.update({"logits[0]": held["logits[0]"][:1]})),
-        ("logits[0]", "[1]"),
+        tensors(FLOORS, lambda held: held.update({"logits[0]": held["logits[0]"][:, :1].copy()})),
+        ("logits[0]", "[2, 1]"),
+    ),
+    "no peaks": (
+        tensors(FLOORS, lambda held: held.update({"logits[0]": held["logits[0]"][:1].copy()})),
+        ("logits[0]", "[1, "),
+    ),
+    "wide peaks": (
+        tensors(FLOORS, lambda held: held.update({"logits[0]": _TALL * held["logits[0]"]})),
+        ("logits[0]", "peaks that are larger than the distance of the whole row"),
     ),
     "floors of bfloat16": (_coarse, ("no correct run",)),
 }
