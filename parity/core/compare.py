@@ -249,7 +249,7 @@ class Comparison:
     ) -> Finding:
         figures = np.where(compared, row_errors(left, right), 0.0)
         floors = self.floors.rows(entry, compared)
-        gates = self.gate.rows(floors, self.floors.dtype(entry))
+        gates = self.gate.of(entry.key.name).rows(floors, self.floors.dtype(entry))
         ratios = np.where(compared, figures / gates, -1.0)  # padding is never the worst row
         logits = self._logits(entry, left, right, kinds, compared) if entry.group == "output" else None
         if logits is not None:

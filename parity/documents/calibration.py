@@ -14,7 +14,7 @@ from parity.core.gates import DEFAULT_GATE
 from parity.documents.base import document
 from parity.runs.calibration import Need, summaries
 
-_WORST_SHOWN = 60
+_WORST_SHOWN = 5
 _PUBLISHED = ("created", "python", "threads", "packages")
 
 
@@ -31,6 +31,14 @@ def calibration_document(
         seeds=list(range(seeds)),
         ulps=DEFAULT_GATE.ulps,
         runs=len(found) // len(made),
+        engines=[
+            {
+                "run": run,
+                "runs": len(needs) // len(made),
+                "smallest_m": {name: max(need.m for need in needs if need.isolation == name) for name in made},
+            }
+            for run, needs in _by_run(found).items()
+        ],
         rows=sum(need.rows for need in found),
         comparisons={
             name: {
@@ -42,3 +50,10 @@ def calibration_document(
             for name, summary in made.items()
         },
     )
+
+
+def _by_run(found: Sequence[Need]) -> dict[str, list[Need]]:
+    runs: dict[str, list[Need]] = {}
+    for need in found:
+        runs.setdefault(need.run, []).append(need)
+    return runs

@@ -50,7 +50,8 @@ def run_document(
         checkpoint=_checkpoint(run),
         case=_case(run),
         gate={
-            "rule": f"{DEFAULT_GATE.describe()}; isolated: {ISOLATED_GATE.m:g} x its own floor",
+            "rule": f"{DEFAULT_GATE.describe()}; isolated: {ISOLATED_GATE.m:g} x its own floor, "
+            f"{ISOLATED_GATE.m_attention:g} x after a softmax",
             "m": DEFAULT_GATE.m,
             "ulp_floor": DEFAULT_GATE.ulp_floor(run.dtype),
             "floor_runs": run.floor_runs,

@@ -9,13 +9,13 @@ false alarm.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from parity.cases.case import Case, SeededCheckpoint
-from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE, FloatGate
+from parity.core.gates import AFTER_SOFTMAX, DEFAULT_GATE, ISOLATED_GATE, FloatGate
 from parity.core.metrics import as_rows, row_errors
 from parity.core.trace import PADDING, Entry, SeamKey, Trace
 from parity.engines.base import ModelEngine
@@ -36,11 +36,14 @@ Rows = dict[SeamKey, np.ndarray]
 
 @dataclass(frozen=True)
 class Need:
-    """The m that one correct run of one case needs. It is 0 if the gate's ulps are enough."""
+    """The m that one correct run of one case needs. It is 0 if the gate's ulps are enough.
+
+    ``isolation`` is a name of ``GATES``.
+    """
 
     case: str
     run: str
-    isolation: str  # accumulated or isolated
+    isolation: str
     m: float
     seam: str
     rows: int
@@ -68,12 +71,17 @@ def further_runs(model: ReferenceModel, port: Qwen3VL, kernels: Sequence[Kernels
     ]
 
 
-GATES: Mapping[str, FloatGate] = {"accumulated": DEFAULT_GATE, "isolated": ISOLATED_GATE}
+ATTENTION = "isolated_attention"
+GATES: Mapping[str, FloatGate] = {
+    "accumulated": DEFAULT_GATE,
+    "isolated": ISOLATED_GATE,
+    ATTENTION: ISOLATED_GATE.of(AFTER_SOFTMAX),
+}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The m that all correct runs need in one of the two comparisons. ``worst`` has all needs, the largest first."""
+    """The m that all correct runs need with one of the gates. ``worst`` has all needs, the largest first."""
 
     gate: FloatGate
     smallest_m: float
@@ -108,7 +116,7 @@ def calibrate(
 
 
 def summaries(found: Sequence[Need]) -> dict[str, Summary]:
-    """Summarize the needs of each comparison, with its gate."""
+    """Summarize the needs of each gate."""
     made = {}
     for isolation, gate in GATES.items():
         worst = sorted((need for need in found if need.isolation == isolation), key=lambda need: need.m, reverse=True)
@@ -124,8 +132,8 @@ def needs(
     port: Qwen3VL,
     kernels: Sequence[Kernels] = (),
 ) -> list[Need]:
-    """Return the needs of all correct runs of a case, in both comparisons."""
-    found = []
+    """Return the needs of all correct runs of a case, in both comparisons: one for each of ``GATES``."""
+    found: list[Need] = []
     makers, seconds = floor_variants(model), stand_ins(model)
     engines: list[ModelEngine] = [*makers, *seconds, *further_runs(model, port, kernels)]
     for isolation, instead in (("accumulated", None), ("isolated", stage.yardstick.trace)):
@@ -140,7 +148,7 @@ def needs(
             moved = instead is not None and isinstance(engine, ReferenceEngine) and engine.nudge is not None
             judged = run(engine) if known is None or moved else known
             floors = [second[place] if place == index else rows for place, rows in enumerate(first)]
-            found.append(_need(_name(engine), isolation, judged, floors, stage))
+            found += _needs(_name(engine), isolation, judged, floors, stage)
     return found
 
 
@@ -183,15 +191,16 @@ def _compared(entry: Entry, trace: Trace) -> np.ndarray:
     return compared
 
 
-def _need(
+def _needs(
     name: str,
     isolation: str,
     rows: Rows,
     floors: Sequence[Mapping[SeamKey, np.ndarray]],
     stage: ModelStage,
-) -> Need:
-    """Return the need of a run. Of ``GATES``, only the ulps are used, not the m."""
-    worst, at, count = 0.0, "", 0
+) -> Iterator[Need]:
+    """Yield the needs of a run in a comparison. Of ``GATES``, only the ulps are used, not the m."""
+    worst: dict[str, tuple[float, str]] = {}
+    count = 0
     for key, errors in rows.items():
         entry = stage.yardstick.trace.entries()[key]
         spread = np.max([floor[key] for floor in floors], axis=0)
@@ -199,8 +208,8 @@ def _need(
         beyond = errors - GATES[isolation].ulp_floor(stage.yardstick.floors.dtype(entry))
         with np.errstate(divide="ignore", invalid="ignore"):
             needed = np.where(beyond > 0, beyond / floor, 0.0)
-        largest = float(np.nanmax(needed))
         count += int(np.isfinite(errors).sum())
-        if largest > worst:
-            worst, at = largest, str(key)
-    return Need(stage.case, name, isolation, worst, at, count)
+        which = ATTENTION if isolation == "isolated" and key.name.endswith(AFTER_SOFTMAX) else isolation
+        worst[which] = max(worst.get(which, (0.0, "")), (float(np.nanmax(needed)), str(key)))
+    for which, (m, at) in worst.items():
+        yield Need(stage.case, name, which, m, at if m else "", count if which != ATTENTION else 0)

@@ -25,6 +25,8 @@ def frame(document: Document) -> pd.DataFrame:
 
 
 def _contradictions(document: Document) -> Iterator[str]:
+    if sum(made["runs"] for made in document["engines"]) != document["runs"]:
+        yield f"$.engines have {sum(made['runs'] for made in document['engines'])} runs, $.runs is {document['runs']}"
     for name, found in document["comparisons"].items():
         path = f"$.comparisons.{name}"
         if (found["smallest_m"] > found["m"]) != (found["false_alarms"] > 0):
@@ -47,7 +49,7 @@ def page(document: Document) -> Page:
     alarms = sum(found["false_alarms"] for found in comparisons.values())
     summary = [
         [
-            text(name),
+            text(name.replace("_", ", ")),
             number(found["m"]),
             number(found["smallest_m"]),
             number(found["false_alarms"], bad=found["false_alarms"] > 0),
@@ -88,6 +90,23 @@ def page(document: Document) -> Page:
                     Column("false alarms", numeric=True),
                 ],
                 rows=summary,
+            ),
+            Table(
+                id="engines",
+                title="Who made the runs, and the largest m that each needs",
+                columns=[
+                    Column("run"),
+                    Column("runs", numeric=True),
+                    *(Column(name.replace("_", ", "), numeric=True) for name in comparisons),
+                ],
+                rows=[
+                    [
+                        text(made["run"]),
+                        number(made["runs"]),
+                        *(number(made["smallest_m"][name]) for name in comparisons),
+                    ]
+                    for made in document["engines"]
+                ],
             ),
             Table(
                 id="worst",

@@ -126,6 +126,14 @@ def calibration_document() -> Document:
         "ulps": 1.0,
         "runs": 12,
         "rows": 45678,
+        "engines": [
+            {
+                "run": run,
+                "runs": 6,
+                "smallest_m": {"accumulated": 2.69, "isolated": 1.08, "isolated_attention": 2.5},
+            }
+            for run in ("eager", "port, numpy")
+        ],
         "comparisons": {
             "accumulated": {
                 "m": 6.0,
@@ -138,6 +146,12 @@ def calibration_document() -> Document:
                 "smallest_m": 1.08,
                 "false_alarms": 0,
                 "worst": [{**worst, "isolation": "isolated", "m": 1.08}],
+            },
+            "isolated_attention": {
+                "m": 8.0,
+                "smallest_m": 2.5,
+                "false_alarms": 0,
+                "worst": [{**worst, "isolation": "isolated_attention", "m": 2.5}],
             },
         },
     }

@@ -316,7 +316,7 @@ def test_the_tables_hold_what_the_documents_say(document_of: Sample, tmp_path: P
     assert list(mutants.photo) == ["at seam", "elsewhere", "survived", "not applicable", "survived"]
     assert list(mutants.stage) == ["processor", "weights", "model", "model", "model"]
     calibration = _csv(tmp_path / "calibration", "calibration-float32.csv")
-    assert list(calibration.m) == ["2.69", "1.08"]
+    assert list(calibration.m) == ["2.69", "1.08", "2.5"]
     assert len(_csv(tmp_path / "comparison", "findings.csv")) == len(document_of("comparison")["findings"])
 
 
