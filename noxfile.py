@@ -106,6 +106,12 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def tampering(session: nox.Session) -> None:
+    """Change bundles and traces at random, 100,000 times. Fails if a change hides a difference."""
+    run(session, "tests.parity.bundles.random_changes", *session.posargs)
+
+
+@nox.session
 def train(session: nox.Session) -> None:
     """Train the small model from a seed into trained/. Fails if too many of its exam answers are wrong.
 
