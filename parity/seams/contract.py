@@ -29,7 +29,8 @@ def check_reference(trace: Trace) -> None:
     known = [(entry, spec) for entry in trace for pattern, spec in specs.items() if pattern.fullmatch(entry.key.name)]
     for entry, spec in known:
         _check_entry(entry, spec)
-    if any(entry.key.name == "logits" for entry in trace):
+    model = [pattern for pattern, spec in specs.items() if not spec.name.startswith("processor.")]
+    if any(pattern.fullmatch(entry.key.name) for entry in trace for pattern in model):
         _check_complete(trace)
         _check_padding(trace)
 
@@ -75,7 +76,7 @@ def _check_complete(trace: Trace) -> None:
     )
     expected = expected_model_seams(
         dimensions,
-        decode_steps=max(key.call for key in trace.entries() if key.name == "logits"),
+        decode_steps=max((key.call for key in trace.entries() if not key.name.startswith("vision.")), default=0),
         images=any(name.startswith("image_") for name in names),
         videos=any(name.startswith("video_") for name in names),
     )
