@@ -57,16 +57,18 @@ def _code_files(root: Path) -> Iterator[Path]:
 
 
 def checkout(root: Path = HERE) -> Checkout:
-    """Return the git state of a folder: commit and uncommitted changes, with files that git does not know."""
+    """Return the git state of a folder: commit, changed files, and files of the code that git does not know."""
     top = _git(root, "rev-parse", "--show-toplevel")
     commit = _git(root, "rev-parse", "HEAD")
     # A package that is installed inside another project's checkout is not that project's code.
     if commit is None or top is None or Path(top.strip()).resolve() != root.resolve():
         return Checkout(None, None)
-    status = _git(root, "status", "--porcelain=v1", "-z", "--untracked-files=all")
-    if status is None:
+    known = _git(root, "status", "--porcelain=v1", "-z", "--untracked-files=no")
+    # A report that was written into the checkout is no change of the code.
+    code = _git(root, "status", "--porcelain=v1", "-z", "--untracked-files=all", "--", *ROOMS, "reports")
+    if known is None or code is None:
         return Checkout(commit.strip(), None)
-    changes = tuple(line for line in status.split("\0") if line)
+    changes = tuple(dict.fromkeys(line for line in (known + code).split("\0") if line))
     return Checkout(commit.strip(), not changes, changes)
 
 

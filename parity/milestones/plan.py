@@ -149,10 +149,11 @@ def requires_less(phase: Phase) -> str:
         all_of = [item for item in own.items if item.kind == kind]
         if any(item in missing for item in all_of):
             kept = sum(item not in missing for item in all_of)
-            parts.append(f"{kept} of the standard's {len(all_of)} {noun}")
+            count = f"{kept} of the standard's {len(all_of)}" if kept else "none of the standard's"
+            parts.append(f"{count} {noun}")
     if any(item.kind == MISTAKES for item in missing):
-        parts.append("none of the standard's known mistakes")
-    return f"requires {' and '.join(parts)}"
+        parts.append("not all of the standard's known mistakes")
+    return f"requires {', '.join(parts)}"
 
 
 def _covers(item: Item, wanted: Item) -> bool:
