@@ -43,7 +43,7 @@ def _relation(name: str, examples: int) -> Test:
 
 
 def generation(detail: Mapping[str, Any], loader: Loader) -> Content:
-    """Greedy tokens of every row of the cases, beside transformers' ``generate``. The figure is 1 for a row that differs."""
+    """Greedy tokens of every row of the cases, beside transformers' ``generate``. A row that differs counts as 1."""
     tests: list[Test] = []
     for case in chosen_cases(detail["cases"]):
         folder = loader.checkpoint(case.checkpoint)
@@ -94,6 +94,12 @@ CHECKS: dict[str, Callable[[Mapping[str, Any], Loader], Content]] = {
     "generation": generation,
     "kill-matrix": kill,
 }
+
+
+def shown_mistakes(detail: Mapping[str, Any]) -> list[str]:
+    """Return the named mutants that some dtype can show."""
+    named = named_mutants(detail)
+    return [mutant.id for mutant in ALL if mutant.id in named and mutant.dtypes]
 
 
 def check_components(details: Iterable[Mapping[str, Any]]) -> None:

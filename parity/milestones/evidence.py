@@ -205,30 +205,38 @@ def contradictions(evidence: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _value_faults(value: Mapping[str, Any]) -> Iterator[str]:
+    kind, output = value["gate_kind"], value["group"] == "output"
     figure, gate, ratio = value["figure"], value["gate"], value["ratio"]
-    if value["gate_kind"] == "float" and None not in (figure, gate, ratio):
-        wanted = figure / gate
-        # The ratio of logits may be larger: that of a changed likeliest token.
-        fits = ratio >= wanted * (1 - _CLOSE) if value["group"] == "output" else math.isclose(ratio, wanted)
-        if not fits:
-            yield f"ratio is {ratio:.6g}, but figure {figure:.6g} over gate {gate:.6g} is {wanted:.6g}"
-    alone = tuple(value[f"alone_{name}"] for name in ("figure", "gate", "ratio"))
-    if value["gate_kind"] == "float" and value["group"] != "output" and None not in alone:
-        if not math.isclose(alone[2], alone[0] / alone[1]):
-            yield (
-                f"alone_ratio is {alone[2]:.6g}, but alone_figure {alone[0]:.6g} over alone_gate {alone[1]:.6g} is "
-                f"{alone[0] / alone[1]:.6g}"
-            )
-    over = _over(value["gate_kind"], figure, gate, ratio, value["mismatches"])
-    over_alone = value["alone_status"] is not None and _over(value["gate_kind"], *alone, None)
+    alone_figure, alone_gate, alone_ratio = (value[f"alone_{name}"] for name in ("figure", "gate", "ratio"))
+    if kind == "float":
+        yield from _ratio_faults("", figure, gate, ratio, output=output)
+        yield from _ratio_faults("alone_", alone_figure, alone_gate, alone_ratio, output=output)
+    over = _over(kind, figure, gate, ratio, value["mismatches"])
+    over_alone = None
+    if value["alone_status"] is not None:
+        over_alone = _over(kind, alone_figure, alone_gate, alone_ratio, None)
     if value["alone_status"] == "ok" and over_alone:
-        yield f"alone_status is ok, but alone_figure {alone[0]} is over alone_gate {alone[1]}"
+        yield f"alone_status is ok, but alone_figure {alone_figure} is over alone_gate {alone_gate}"
     if value["alone_status"] == "diverged" and over_alone is False:
-        yield f"alone_status is diverged, but alone_figure {alone[0]} is within alone_gate {alone[1]}"
+        yield f"alone_status is diverged, but alone_figure {alone_figure} is within alone_gate {alone_gate}"
     if value["status"] == "ok" and (over is not False or value["alone_status"] not in (None, "ok")):
         yield f"status is ok, but figure {figure} is over gate {gate}, or its part alone is not ok"
     if value["status"] == "diverged" and over is False and value["alone_status"] in (None, "ok"):
         yield f"status is diverged, but figure {figure} is within gate {gate}"
+
+
+def _ratio_faults(
+    which: str, figure: float | None, gate: float | None, ratio: float | None, *, output: bool
+) -> Iterator[str]:
+    """A ratio is figure over gate. That of logits may be larger: that of a changed likeliest token."""
+    if figure is None or gate is None or ratio is None:
+        return
+    if not gate > 0:
+        yield f"{which}gate is {gate:g}, a gate is larger than 0"
+        return
+    wanted = figure / gate
+    if not (ratio >= wanted * (1 - _CLOSE) if output else math.isclose(ratio, wanted)):
+        yield f"{which}ratio is {ratio:.6g}, but {which}figure {figure:.6g} over {which}gate {gate:.6g} is {wanted:.6g}"
 
 
 def _over(kind: str, figure: float | None, gate: float | None, ratio: float | None, count: int | None) -> bool | None:

@@ -172,9 +172,9 @@ def _covers(item: Item, wanted: Item) -> bool:
 def _bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise ParityError(f"{path} is not a file; name a milestones file, such as the one of `parity signoff --help`")
+            raise ParityError(f"{path} is not a file; name a milestones file (TOML)")
         if path.stat().st_size > _MOST_BYTES:
-            raise ParityError(f"{path} has {path.stat().st_size:,} bytes; a milestones file has at most {_MOST_BYTES:,}")
+            raise ParityError(f"{path} has {path.stat().st_size:,} bytes; at most {_MOST_BYTES:,} are read")
         return path.read_bytes()
     except OSError as error:
         raise ParityError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -270,18 +270,3 @@ def _check_evidence(made: Milestones, phase: Phase) -> None:
             f"{made.path}: phase {phase.number} requires {other.id}, which runs the port; an engine that hands in "
             "traces can only be required to pass cases"
         )
-
-
-def check_cases_exist(made: Milestones) -> None:
-    """Raise ParityError if a file for the port names a case that does not exist. Bundles have cases of their own."""
-    from parity.cases.registry import every_case  # imports a part of matplotlib, which reading PHASES does not need
-
-    if made.subject.evidence != "run":
-        return
-    known = every_case()
-    for phase in made.phases:
-        named = [item.name for item in phase.cases]
-        named += [name for item in phase.items for name in item.detail.get("cases", [])]
-        unknown = next((name for name in named if name not in known), None)
-        if unknown is not None:
-            raise ParityError(f"{made.path}: there is no case {unknown!r} (phase {phase.number}); see `parity cases`")

@@ -51,9 +51,7 @@ def verdicts(
     milestones: Milestones, phases: Sequence[int], evidence: Mapping[str, Mapping[str, Any]], *, today: date
 ) -> list[MilestoneVerdict]:
     """Judge the chosen phases of a milestones file."""
-    return [
-        judge_milestone(phase, evidence, milestones.waivers, today=today) for phase in milestones.chosen(phases)
-    ]
+    return [judge_milestone(phase, evidence, milestones.waivers, today=today) for phase in milestones.chosen(phases)]
 
 
 def make_record(

@@ -10,7 +10,7 @@ from parity.cases.case import Case
 from parity.cases.registry import every_case
 from parity.diagnosis.blind_spots import blind_spots
 from parity.milestones import evidence
-from parity.milestones.checks import CHECKS, check_components, named_mutants
+from parity.milestones.checks import CHECKS, check_components, shown_mistakes
 from parity.milestones.evidence import Content
 from parity.milestones.keys import digest_json
 from parity.milestones.plan import MISTAKES, Item, Milestones
@@ -56,7 +56,7 @@ class PortSource:
 
     def give(self, item: Item) -> Content:
         if item.kind == MISTAKES:
-            return evidence.of_mistakes(named_mutants(item.detail))
+            return evidence.of_mistakes(shown_mistakes(item.detail))
         if item.kind == "check":
             return CHECKS[item.name](item.detail, self._loader)
         run = run_case(self._cases[item.name], self._loader, dtype=str(item.dtype))

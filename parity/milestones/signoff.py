@@ -91,9 +91,7 @@ def judge_milestone(
     return MilestoneVerdict(phase, worst, _reason(worst, found, items), tuple(items), own, requires_less(phase))
 
 
-def _judged(
-    item: Item, evidence: Mapping[str, Mapping[str, Any]], cases: Sequence[Mapping[str, Any]]
-) -> Judgement:
+def _judged(item: Item, evidence: Mapping[str, Mapping[str, Any]], cases: Sequence[Mapping[str, Any]]) -> Judgement:
     if item.id not in evidence:
         return Judgement(Verdict.INCOMPLETE, "it was not run", None, 0, 0, 0)
     return figures.verdict_of(item, evidence[item.id], cases)

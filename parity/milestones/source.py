@@ -1,4 +1,4 @@
-"""Gives the evidence of an item: by running the port, or from an engine's traces and a golden bundle."""
+"""What gives the evidence of an item, and how its errors become evidence. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from parity.core.errors import ParityError
 from parity.milestones import evidence
 from parity.milestones.evidence import Content
-from parity.milestones.plan import Item, Milestones
+from parity.milestones.plan import Item
 
 Key = dict[str, Any]
 
@@ -29,17 +29,6 @@ class Source(Protocol):
     def checkpoints(self) -> Mapping[str, str]:
         """The sha256 of every checkpoint, by name, that has been used so far."""
         ...
-
-
-def source_of(milestones: Milestones, *, code: str, versions: Mapping[str, str]) -> Source:
-    """Return the source that fits the subject of a milestones file."""
-    if milestones.subject.evidence == "bundle":
-        from parity.milestones.traces import BundleSource  # needs no torch
-
-        return BundleSource(milestones.subject, code=code, versions=versions)
-    from parity.milestones.runs import PortSource
-
-    return PortSource(milestones, code=code, versions=versions)
 
 
 def isolated(give: Callable[[Item], Content], item: Item) -> Content:

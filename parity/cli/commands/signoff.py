@@ -25,7 +25,7 @@ from parity.milestones.evidence import validator
 from parity.milestones.keys import checkout, code_digest, versions
 from parity.milestones.plan import Milestones
 from parity.milestones.record import RECORD, Surroundings, dump, make_record, verdicts
-from parity.milestones.source import source_of
+from parity.milestones.sources import source_of
 from reports.atomic import write_bytes, write_files
 from reports.junit import junit
 from reports.kinds.signoff import KIND

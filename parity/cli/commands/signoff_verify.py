@@ -13,7 +13,7 @@ from parity.core.errors import ParityError
 from parity.milestones import verify
 from parity.milestones.keys import HERE, code_digest, versions
 from parity.milestones.plan import Milestones
-from parity.milestones.source import source_of
+from parity.milestones.sources import source_of
 
 _SHOWN = 20
 
@@ -34,7 +34,9 @@ def verify_record(options: VerifyOptions) -> int:
     record = verify.read_record(options.record)
     checkout = options.checkout or HERE
     if not (checkout / "parity").is_dir():
-        raise ParityError(f"{checkout} is no checkout of the project: it has no folder parity; name one with --checkout")
+        raise ParityError(
+            f"{checkout} is no checkout of the project: it has no folder parity; name one with --checkout"
+        )
     faults = list(verify.changed(record))
     lines: list[str] = []
     if not faults:
