@@ -210,7 +210,8 @@ def _check_item(section: Mapping[str, Any]) -> Item:
     named = [*section.get("components", []), *section.get("mutants", [])]
     if section["name"] == "generation":
         named = section["cases"]
-    about = f":{'+'.join(named)}" if named else ""
+    about = f":{named[0]}" if named else ""
+    about += f"+{len(named) - 1}-more" if len(named) > 1 else ""
     return Item(
         f"{section['name']}{about}",
         "check",

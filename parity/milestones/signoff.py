@@ -114,11 +114,11 @@ def total(milestones: Sequence[MilestoneVerdict], *, of: int) -> tuple[SignOff, 
     worst = next(verdict for verdict in _WORST if any(verdict is found.verdict for found in milestones))
     named = [found for found in milestones if found.verdict is worst]
     count = f"{len(named)} of {len(milestones)} milestones"
-    chosen = f" (of {of} in the file)" if of > len(milestones) else ""
+    chosen = f" (the file has {of})" if of > len(milestones) else ""
     if worst is SignOff.SIGNED_OFF:
-        return worst, f"{count}{chosen} signed off"
+        return worst, f"{count} signed off{chosen}"
     first = named[0]
-    return worst, f"{count}{chosen} {worst.label.lower()}; phase {first.phase.number}: {first.reason}"
+    return worst, f"{count} {worst.label.lower()}{chosen}; phase {first.phase.number}: {first.reason}"
 
 
 def total_label(milestones: Sequence[MilestoneVerdict], worst: SignOff) -> str:

@@ -86,7 +86,10 @@ def context(document: Document) -> dict[str, Any]:
 def _counts(document: Document) -> list[tuple[str, str]]:
     items = [item for milestone in document["milestones"] for item in milestone["items"]]
     passed = sum(item["verdict"] == "PARITY" for item in items)
-    found = [(f"{passed} of {len(items)}", "required items passed"), (fmt.seconds(document["run"]["seconds"]), "")]
+    found = [
+        (f"{passed} of {len(items)}", "required items passed"),
+        (fmt.seconds(document["run"]["seconds"]), "in all"),
+    ]
     reused = document["run"]["reused"]
     return [*found, (fmt.number(reused), "reused from an earlier sign-off")] if reused else found
 

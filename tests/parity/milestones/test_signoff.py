@@ -39,7 +39,7 @@ def test_a_failing_case_refuses_its_milestones_alone(tmp_path: Path) -> None:
     assert found[0].reason.startswith(f"{PHOTO}: first divergence at text.norm (prefill): token 3 is at 2.25 times")
     worst, reason = total(found, of=5)
     assert worst is SignOff.REFUSED
-    assert reason.startswith("1 of 2 milestones (of 5 in the file) refused; phase 1: case:photo")
+    assert reason.startswith("1 of 2 milestones refused (the file has 5); phase 1: case:photo")
 
 
 def test_a_part_that_fails_alone_is_a_failure(tmp_path: Path) -> None:
@@ -59,9 +59,7 @@ def test_a_part_that_fails_alone_is_a_failure(tmp_path: Path) -> None:
         (MemoryError(), SignOff.INVALID, "MemoryError"),
     ],
 )
-def test_a_case_that_raises_is_its_own_failure(
-    raised: Exception, verdict: SignOff, said: str, tmp_path: Path
-) -> None:
+def test_a_case_that_raises_is_its_own_failure(raised: Exception, verdict: SignOff, said: str, tmp_path: Path) -> None:
     found = judged(tmp_path, {PHOTO: raised})
     assert [milestone.verdict for milestone in found] == [verdict, SignOff.SIGNED_OFF]
     assert said in found[0].reason
@@ -70,7 +68,8 @@ def test_a_case_that_raises_is_its_own_failure(
 
 
 @pytest.mark.parametrize(
-    "content", [evidence.missing("there is no trace"), case_content() | {"values": []}, case_content() | {"values": None}]
+    "content",
+    [evidence.missing("there is no trace"), case_content() | {"values": []}, case_content() | {"values": None}],
 )
 def test_a_case_without_figures_is_missing(content: Content, tmp_path: Path) -> None:
     found = judged(tmp_path, {PHOTO: content})

@@ -222,7 +222,9 @@ def test_the_seed_decides_what_is_run_again(statement: dict[str, Any], milestone
     assert len(verify.chosen_again(held, milestones, 99, 0)) == 3
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"_type": "x"}', "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass")])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"_type": "x"}', "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass")]
+)
 def test_what_is_no_record_is_refused(text: str | bytes, tmp_path: Path) -> None:
     path = tmp_path / "signoff.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
