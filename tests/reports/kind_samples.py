@@ -231,7 +231,7 @@ def activations_document() -> Document:
 def signoff_document() -> Document:
     """A milestone with a waived failure, one refused, one incomplete; of a checkout with a change."""
     worst = {"figure": 1e-6, "gate": 4e-6, "ratio": 0.25, "at": "text.norm (prefill)", "comparison": "isolated"}
-    waiver = {"phase": 1, "item": "case:photo:float32", "reason": "another resize", "link": "https-link"}
+    waiver = {"phase": 1, "item": "case:photo:float32", "reason": "another resize", "link": "issue 12"}
     items = {
         1: [("case:text:float32", "PARITY", False), ("case:photo:float32", "DIVERGED", True)],
         2: [("kill-matrix:a+2-more", "DIVERGED", False), ("case:tied:float32", "PARITY", False)],

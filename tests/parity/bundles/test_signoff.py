@@ -111,7 +111,7 @@ def test_traces_of_another_checkpoint_are_invalid(made: Made) -> None:
     folder = made()
     manifest = folder / "traces" / TEXT / "subject" / "manifest.json"
     found = json.loads(manifest.read_text(encoding="utf-8"))
-    found["checkpoint"] = "2" * 64
+    found["model"]["checkpoint_sha256"] = "2" * 64
     manifest.write_text(json.dumps(found), encoding="utf-8")
     answer, document = sign(folder)
     assert answer.code == 2

@@ -16,6 +16,7 @@ from parity.milestones.runs import PortSource
 from parity.milestones.source import isolated
 from parity.milestones.sources import source_of
 from parity.mutants.registry import chosen
+from parity.runs.case_run import run_case
 from tests.parity.cli.samples import Answer, Parity, call
 
 TEXT, WEIGHTS = "case:text:float32", "case:conv3d-tiny:float32"
@@ -138,16 +139,12 @@ def test_a_mistake_in_the_port_refuses_the_milestone_that_it_breaks(
 def test_a_case_that_raises_keeps_the_others(
     plan: Path, parity: Parity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from parity.milestones import runs
-
-    real = runs.run_case
-
     def raising(case: Any, *arguments: Any, **options: Any) -> Any:
         if case.name == "conv3d-tiny":
             raise IndexError("index 7 is out of range")
-        return real(case, *arguments, **options)
+        return run_case(case, *arguments, **options)
 
-    monkeypatch.setattr(runs, "run_case", raising)
+    monkeypatch.setattr("parity.milestones.runs.run_case", raising)
     files = ("--junit", tmp_path / "junit.xml", "--summary", tmp_path / "summary.md")
     (tmp_path / "summary.md").write_text("before\n", encoding="utf-8")
     answer = parity("signoff", "--milestones", plan, "--out", tmp_path / "out", *files)
