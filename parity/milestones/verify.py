@@ -14,7 +14,7 @@ from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
 from parity.milestones import evidence as figures
 from parity.milestones.collect import evidence_digest
-from parity.milestones.keys import code_digest
+from parity.milestones.keys import code_digest, digest_json
 from parity.milestones.plan import MISTAKES, Item, Milestones, read_milestones
 from parity.milestones.record import (
     evidence_seals,
@@ -49,6 +49,10 @@ def read_record(path: Path) -> Record:
     """Read a record. Raises ParityError for a file that is none."""
     statement = read_json(path)
     check_schema(statement, figures.validator(), path)
+    try:
+        digest_json(statement)
+    except ValueError as error:  # a number such as 1e999, which is read as infinity
+        raise ParityError(f"{path}: {error}; a record has finite numbers only") from None
     return Record(path, statement)
 
 

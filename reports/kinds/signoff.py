@@ -128,9 +128,11 @@ def _items(milestone: Mapping[str, Any]) -> Table:
         Column("time", numeric=True),
         Column("reason"),
     ]
+    commit = milestone["commit"] and f"({milestone['commit']})"
     failing_first = sorted(milestone["items"], key=lambda item: item["verdict"] == "PARITY")
-    lead = [milestone["was"] and f"{milestone['was']}."]
-    lead.append(milestone["commit"] and f"In mistral.rs: {milestone['commit']}.")
+    lead = [" ".join(part for part in ("In mistral.rs:", milestone["was"], commit) if part) + "."]
+    if not milestone["was"] and not milestone["commit"]:
+        lead = []
     lead.append(milestone["requires_less"] and f"This file {milestone['requires_less']}.")
     return Table(
         id=f"phase-{milestone['phase']}",

@@ -26,7 +26,7 @@ from parity.milestones.keys import checkout, code_digest, versions
 from parity.milestones.plan import Milestones
 from parity.milestones.record import RECORD, Surroundings, dump, make_record, verdicts
 from parity.milestones.sources import source_of
-from reports.atomic import write_bytes, write_files
+from reports.atomic import make_folder, write_bytes, write_files
 from reports.junit import junit
 from reports.kinds.signoff import KIND
 from reports.write import write_report
@@ -45,6 +45,7 @@ def signoff(options: SignoffOptions) -> int:
     environment = here(threads=threads)
     source = source_of(milestones, code=code, versions=found)
     earlier = read_earlier(options.reuse)
+    make_folder(folder / EVIDENCE)  # before anything runs
     count = len({item.id for phase in phases for item in phase.items})
 
     def keep(name: str, evidence: Mapping[str, Any]) -> None:

@@ -229,6 +229,17 @@ expires = 2000-01-01
     assert "its waiver is no longer needed" in answer.stdout
 
 
+def test_a_phase_without_cases_is_left_to_the_sign_off(parity: Parity) -> None:
+    parity("suite", "--phase", 5).refuses("no case of the suite is in phase 5", "parity signoff --phase")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(
+    plan: Path, parity: Parity, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    parity("signoff", "--milestones", plan, "--out", tmp_path / "file").refuses("file")
+
+
 def test_help_names_the_subcommand(parity: Parity) -> None:
     assert "verify" in parity("signoff", "--help").stdout
     assert "signoff" in main.commands

@@ -124,8 +124,15 @@ def record(
     stub = stub or Stub()
     found = collected(milestones, stub)
     environment = {
-        "created": created, "command": f"parity signoff {created}", "seed": 0, "threads": 1, "python": "3.11.7",
-        "platform": "Linux", "machine": "x86_64", "cpu": "a cpu", "packages": {"torch": "2.0"},
+        "created": created,
+        "command": f"parity signoff {created}",
+        "seed": 0,
+        "threads": 1,
+        "python": "3.11.7",
+        "platform": "Linux",
+        "machine": "x86_64",
+        "cpu": "a cpu",
+        "packages": {"torch": "2.0"},
     }
     about = Surroundings(
         Checkout("f" * 40, False, (" M port/text.py",)), "c" * 64, stub.checkpoints(), {"torch": "2.0"}, environment,

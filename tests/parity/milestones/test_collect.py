@@ -78,9 +78,13 @@ def test_evidence_that_was_changed_is_not_used(milestones: Milestones, tmp_path:
     assert "was changed: its digest does not fit" in found.stale[PHOTO]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"item": 3}', "[" * 100_000])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"item": 3}', "[" * 100_000, "1e999"])
 def test_a_broken_file_is_run_again(content: str, milestones: Milestones, tmp_path: Path) -> None:
     sign(milestones, Stub(), tmp_path / "a")
+    if content == "1e999":  # inside sound evidence
+        content = (tmp_path / "a" / EVIDENCE / file_name(TEXT)).read_text(encoding="utf-8").replace("2.0", "x", 1)
+        content = content.replace('"x"', "1e999")
+        assert "1e999" in content
     (tmp_path / "a" / EVIDENCE / file_name(TEXT)).write_text(content, encoding="utf-8")
     stub = Stub()
     assert TEXT in sign(milestones, stub, tmp_path / "b", reuse=tmp_path / "a").stale

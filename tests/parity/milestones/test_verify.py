@@ -232,6 +232,18 @@ def test_what_is_no_record_is_refused(text: str | bytes, tmp_path: Path) -> None
         read_record(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"text.norm",0', '"text.norm",-1'), ("1e-07", "1e999"), ("1e-07", "1" + "0" * 400), ('"seed":0', '"seed":1e999')],
+)
+def test_numbers_that_no_run_gives_are_refused(old: str, new: str, statement: dict[str, Any], tmp_path: Path) -> None:
+    path, text = tmp_path / "signoff.json", dump(statement).decode("ascii")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ParityError, match=r"signoff\.json"):
+        read_record(path)
+
+
 def test_a_row_of_the_wrong_length_is_refused(statement: dict[str, Any], tmp_path: Path) -> None:
     signed(statement)["evidence"][PHOTO]["values"][0].pop()
     path = tmp_path / "signoff.json"
