@@ -16,13 +16,14 @@ from typing import Any
 import jsonschema
 
 from parity.core.compare import STARTS_HERE, Finding, Isolated
+from parity.core.gates import DEFAULT_GATE
 from parity.core.trace import Entry, SeamKey
 from parity.core.verdict import Judgement, Verdict, judge
 from parity.milestones.plan import MISTAKES, Item
 
 COLUMNS = (
     *("seam", "call", "step", "group", "gate_kind", "status", "rows", "rows_failed", "worst_row", "figure", "gate"),
-    *("ratio", "mismatches", "alone_status", "alone_figure", "alone_gate", "alone_ratio", "side", "note"),
+    *("ratio", "mismatches", "alone_status", "alone_figure", "alone_gate", "alone_ratio", "side", "note", "floor"),
 )
 # Figures that are the same on every machine, if the verdict is.
 DISCRETE = ("seam", "call", "step", "gate_kind", "status", "rows", "mismatches", "alone_status", "side")
@@ -31,6 +32,7 @@ TESTS = ("name", "outcome", "figure", "gate", "note")
 GOOD, BAD, OPEN = ("kept", "same", "caught", "invisible"), ("broken", "differs", "survived"), ("not exposed",)
 _STEP_ROUNDING = 1e-3
 _CLOSE = 1e-9
+_DTYPES = ("float32", "bfloat16", "float16")
 Content = dict[str, Any]
 
 
@@ -84,7 +86,7 @@ def _row(finding: Finding) -> list[Any]:
     cells = (
         *(entry.key.name, entry.key.call, entry.step, entry.group, entry.gate, finding.status, finding.rows),
         *(finding.rows_failed, finding.worst_row, finding.figure, finding.gate, finding.ratio, finding.mismatches),
-        *(*isolated, finding.side, finding.note),
+        *(*isolated, finding.side, finding.note, finding.floor),
     )
     return [None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in cells]
 
@@ -109,6 +111,7 @@ def _finding(cells: Sequence[Any]) -> Finding:
         worst_row=value["worst_row"],
         figure=value["figure"],
         gate=value["gate"],
+        floor=value["floor"],
         ratio=value["ratio"],
         mismatches=value["mismatches"],
         side=value["side"],
@@ -209,6 +212,7 @@ def _value_faults(value: Mapping[str, Any]) -> Iterator[str]:
     figure, gate, ratio = value["figure"], value["gate"], value["ratio"]
     alone_figure, alone_gate, alone_ratio = (value[f"alone_{name}"] for name in ("figure", "gate", "ratio"))
     if kind == "float":
+        yield from _gate_faults(gate, value["floor"])
         yield from _ratio_faults("", figure, gate, ratio, output=output)
         yield from _ratio_faults("alone_", alone_figure, alone_gate, alone_ratio, output=output)
     over = _over(kind, figure, gate, ratio, value["mismatches"])
@@ -223,6 +227,15 @@ def _value_faults(value: Mapping[str, Any]) -> Iterator[str]:
         yield f"status is ok, but figure {figure} is over gate {gate}, or its part alone is not ok"
     if value["status"] == "diverged" and over is False and value["alone_status"] in (None, "ok"):
         yield f"status is diverged, but figure {figure} is within gate {gate}"
+
+
+def _gate_faults(gate: float | None, floor: float | None) -> Iterator[str]:
+    """A gate is m times the floor and one ulp of the dtype that the value was computed in."""
+    if gate is None or floor is None:
+        return
+    gates = [DEFAULT_GATE.m * floor + DEFAULT_GATE.ulp_floor(dtype) for dtype in _DTYPES]
+    if not any(math.isclose(gate, wanted) for wanted in gates):
+        yield f"gate is {gate:.6g}, but {DEFAULT_GATE.m:g} x floor {floor:.6g} + 1 ulp is {gates[0]:.6g} in float32"
 
 
 def _ratio_faults(

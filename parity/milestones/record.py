@@ -60,11 +60,9 @@ def make_record(
     """Return the record as an in-toto statement."""
     worst, reason = total(judged, of=len(milestones.phases))
     label = total_label(judged, worst)
-    subject = _subject(milestones, about)
-    configuration = _configuration(milestones, about)
     signed = {
         "schema_version": RECORD_VERSION,
-        "subject": subject,
+        "subject": _subject(milestones, about),
         "milestones_file": {
             "name": "standard" if milestones.path == STANDARD else milestones.path.name,
             "sha256": milestones.sha256,
@@ -79,12 +77,12 @@ def make_record(
     }
     predicate = {
         **test_result(judged),
-        "configuration": configuration,
+        "configuration": configuration(signed),
         "signoff": {**signed, "seals": seals(signed), "run": _run(collected, about)},
     }
     statement = {
         "_type": STATEMENT,
-        "subject": [_descriptor(milestones, about)],
+        "subject": [descriptor(signed)],
         "predicateType": PREDICATE,
         "predicate": predicate,
     }
@@ -177,23 +175,22 @@ def _subject(milestones: Milestones, about: Surroundings) -> dict[str, Any]:
     }
 
 
-def _descriptor(milestones: Milestones, about: Surroundings) -> dict[str, Any]:
-    """Return the in-toto subject. For a foreign engine it is the milestones and traces that were judged."""
-    digest = {"sha256": about.code}
-    if milestones.subject.evidence == "bundle":
-        digest = {"sha256": milestones.sha256}
-    elif about.checkout.commit is not None:
-        digest["gitCommit"] = about.checkout.commit
-    return {"name": milestones.subject.engine, "digest": digest}
+def descriptor(signed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the in-toto subject. For a foreign engine it is the milestones file, which names its traces."""
+    subject = signed["subject"]
+    if subject["evidence"] == "bundle":
+        return {"name": subject["engine"], "digest": {"sha256": signed["milestones_file"]["sha256"]}}
+    commit = {} if subject["commit"] == "unknown" else {"gitCommit": subject["commit"]}
+    return {"name": subject["engine"], "digest": {"sha256": subject["code"], **commit}}
 
 
-def _configuration(milestones: Milestones, about: Surroundings) -> list[dict[str, Any]]:
-    found = [{"name": "milestones", "digest": {"sha256": milestones.sha256}}]
-    if milestones.subject.sha256 is not None:
-        found.append({"name": "golden bundle", "digest": {"sha256": milestones.subject.sha256}})
-    return found + [
-        {"name": f"checkpoint {name}", "digest": {"sha256": digest}} for name, digest in about.checkpoints.items()
-    ]
+def configuration(signed: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what was used, with digests: milestones, bundle, checkpoints."""
+    used = {"milestones": signed["milestones_file"]["sha256"]}
+    if signed["subject"]["bundle"] is not None:
+        used["golden bundle"] = signed["subject"]["bundle"]
+    used |= {f"checkpoint {name}": digest for name, digest in signed["checkpoints"].items()}
+    return [{"name": name, "digest": {"sha256": digest}} for name, digest in used.items()]
 
 
 def test_result(judged: Sequence[MilestoneVerdict]) -> dict[str, Any]:

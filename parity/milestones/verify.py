@@ -17,6 +17,8 @@ from parity.milestones.collect import evidence_digest
 from parity.milestones.keys import code_digest, digest_json
 from parity.milestones.plan import MISTAKES, Item, Milestones, read_milestones
 from parity.milestones.record import (
+    configuration,
+    descriptor,
     evidence_seals,
     milestone_section,
     record_digest,
@@ -105,6 +107,7 @@ def contradicted(record: Record, milestones: Milestones, *, today: date) -> Iter
         if evidence["item"] != name:
             yield f"evidence of {name} is that of {evidence['item']}"
         yield from (f"evidence of {name}: {fault}" for fault in figures.contradictions(evidence))
+        yield from _key_faults(name, evidence["key"], signed)
     known = {phase.number for phase in milestones.phases}
     unknown = [number for number in record.phases if number not in known]
     if unknown:
@@ -122,12 +125,22 @@ def contradicted(record: Record, milestones: Milestones, *, today: date) -> Iter
         "value": worst.label, "label": total_label(judged, worst), "exit_code": worst.value, "reason": reason
     }  # fmt: skip
     predicate = record.statement["predicate"]
-    for name, value in test_result(judged).items():
+    if record.statement["subject"] != [descriptor(signed)]:
+        yield f"subject is {record.statement['subject']}, from the record it is {[descriptor(signed)]}"
+    for name, value in {**test_result(judged), "configuration": configuration(signed)}.items():
         if predicate[name] != value:
             yield f"predicate.{name} is {predicate[name]!r}, from the figures it is {value!r}"
     for name, value in now_total.items():
         if signed["verdict"][name] != value:
             yield f"verdict.{name} is {signed['verdict'][name]!r}, from the figures it is {value!r}"
+
+
+def _key_faults(item: str, key: Mapping[str, Any], signed: Mapping[str, Any]) -> Iterator[str]:
+    """Evidence must belong to the code and the versions that the record names. What could not be run has no key."""
+    wanted = {"code": signed["subject"]["code"], **signed["versions"]}
+    for name in key.keys() & wanted.keys():
+        if key[name] != wanted[name]:
+            yield f"evidence of {item}: key.{name} is {key[name]}, the record names {wanted[name]}"
 
 
 def _section_faults(now: Mapping[str, Any], held: Mapping[str, Any]) -> Iterator[str]:

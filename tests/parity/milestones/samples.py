@@ -7,6 +7,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from parity.core.compare import Finding, Isolated
 from parity.core.trace import Entry, SeamKey
 from parity.milestones import evidence
@@ -51,6 +53,9 @@ def plan(folder: Path, text: str = PLAN) -> Milestones:
     return read_milestones(path)
 
 
+FLOOR = (4e-7 - float(np.finfo(np.float32).eps)) / 6  # of a gate of 4e-7
+
+
 def finding(seam: str, *, figure: float = 1e-7, gate: float = 4e-7, alone: float = 1e-8) -> Finding:
     """A value whose status follows from its figures, with a gate of 1e-7 for the part alone."""
     ok, ok_alone = figure <= gate, alone <= 1e-7
@@ -62,6 +67,7 @@ def finding(seam: str, *, figure: float = 1e-7, gate: float = 4e-7, alone: float
         worst_row="token 3",
         figure=figure,
         gate=gate,
+        floor=FLOOR,
         ratio=figure / gate,
         isolated=Isolated("ok" if ok_alone else "diverged", alone, 1e-7, alone / 1e-7, None),
     )

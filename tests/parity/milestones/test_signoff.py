@@ -132,3 +132,4 @@ def test_a_waiver_that_is_not_needed_is_an_error(tmp_path: Path) -> None:
 def test_a_waiver_does_not_cover_what_was_not_run(tmp_path: Path) -> None:
     found = judged(tmp_path, {PHOTO: evidence.missing("gone")}, text=PLAN + WAIVER)
     assert found[0].verdict is SignOff.INCOMPLETE
+    assert found[0].reason.startswith(f"{PHOTO}: gone")
