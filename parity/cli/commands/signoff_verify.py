@@ -79,7 +79,8 @@ def _say(record: verify.Record, faults: list[str], lines: list[str]) -> int:
         if faults:
             console.print(view.plain(f"REFUSED  {record.path} does not hold: {faults[0]}"), soft_wrap=True)
             return 1
-        click.echo(f"digest {signed['digest']}; compare it with the signed one: who changes a record can make digests")
+        click.echo(f"digest {signed['digest']}")
+        click.echo("Compare it with the one that was signed: whoever changes a record can make new digests.")
         console.print(view.plain(f"VERIFIED  {signed['verdict']['label']}: {signed['verdict']['reason']}"))
     code: int = signed["verdict"]["exit_code"]
     return code
