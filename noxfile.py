@@ -63,6 +63,15 @@ def parity(session: nox.Session) -> None:
 
 
 @nox.session
+def signoff(session: nox.Session) -> None:
+    """Sign off all milestones of the port, and check the record. Arguments are passed to ``parity signoff``."""
+    out = "parity-reports/signoff"
+    run(session, "parity", "signoff", *(session.posargs or ["--out", out]))
+    if not session.posargs:
+        run(session, "parity", "signoff", "verify", f"{out}/signoff.json")
+
+
+@nox.session
 def bundles(session: nox.Session) -> None:
     """Make a golden bundle of tiny cases with their checkpoints. Fails if it is larger than 50 MB.
 

@@ -21,6 +21,8 @@ GLYPHS = {
     "DIVERGED": "\u2717",
     "INCOMPLETE": "?",
     "INVALID": "!",
+    "SIGNED OFF": "\u2713",
+    "REFUSED": "\u2717",
 }
 
 # Control characters could control a terminal or break a page. Those of ASCII have pictures (U+2400...), which show that

@@ -46,20 +46,29 @@ class SectionedGroup(click.Group):
 
 
 def subcommand(
-    group: click.Group, *, section: str | None = None, name: str | None = None, interrupted: str = UNTOUCHED
+    group: click.Group,
+    *,
+    section: str | None = None,
+    name: str | None = None,
+    interrupted: str = UNTOUCHED,
+    cls: type[click.Command] = click.Command,
+    **settings: Any,
 ) -> Callable[[Action], click.Command]:
     """Return a decorator that makes a command of ``group`` from a function that returns an exit code.
 
     Errors become a message and an exit code; ``--debug`` shows the traceback. ``interrupted`` is the message at Ctrl-C.
+    ``cls`` may be a group; its own function runs if no subcommand is named.
     """
 
     def decorate(action: Action) -> click.Command:
         @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
         @wraps(action)
         def run(*, debug: bool, **options: Any) -> None:
+            if click.get_current_context().invoked_subcommand is not None:
+                return
             sys.exit(guarded(partial(action, **options), debug=debug, interrupted=interrupted))
 
-        made = click.command(name)(run)
+        made = click.command(name, cls=cls, **settings)(run)
         if isinstance(group, SectionedGroup):
             group.add(made, str(section))
         else:

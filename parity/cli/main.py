@@ -112,6 +112,55 @@ def suite(**options: Any) -> int:
     return suite(given)
 
 
+@subcommand(
+    main,
+    section="judge",
+    cls=click.Group,
+    invoke_without_command=True,
+    interrupted="interrupted; finished items are kept, go on with --reuse",
+)
+@click.option("--milestones", type=FOLDER, help="A milestones file of your own; default: those of the project's port.")
+@click.option("--phase", "phases", type=click.IntRange(min=1), multiple=True, help="Sign off only this phase.")
+@out_option
+@click.option("--reuse", type=FOLDER, help="The folder of an earlier sign-off; what is fresh in it is not run again.")
+@click.option("--junit", type=FOLDER, help="Also write JUnit XML to this file.")
+@click.option("--summary", type=FOLDER, help="Append the report in Markdown to this file, as for GITHUB_STEP_SUMMARY.")
+@threads_option
+@json_option
+def signoff(**options: Any) -> int:
+    """Sign off milestones, with a record that others can check.
+
+    Each milestone has a list of what it must pass. Exit codes: 0 all signed off, 1 one is refused, 2 the set-up is
+    invalid, 3 something required did not run.
+    """
+    from parity.cli.signoff_options import SignoffOptions, check_signoff
+
+    given = SignoffOptions(**options)
+    check_signoff(given)
+    from parity.cli.commands.signoff import signoff
+
+    return signoff(given)
+
+
+assert isinstance(signoff, click.Group)
+
+
+@subcommand(signoff, name="verify")
+@click.argument("record", type=FOLDER)
+@click.option("--again", type=click.IntRange(min=0), default=0, show_default=True, help="Run random items again.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of their choice.")
+@click.option("--checkout", type=FOLDER, help="The checkout that the record must be of; default: this installation.")
+@click.option("--milestones", type=FOLDER, help="The milestones file of the record, if it is not the standard one.")
+def signoff_verify(**options: Any) -> int:
+    """Check RECORD: its digests, every verdict from the figures in it, and that it is of the checkout.
+
+    Exit codes: 1 if anything does not hold, otherwise those of the sign-off.
+    """
+    from parity.cli.commands.signoff_verify import VerifyOptions, verify_record
+
+    return verify_record(VerifyOptions(**options))
+
+
 @subcommand(main, section="judge")
 @click.argument("subject", type=FOLDER)
 @click.argument("reference", type=FOLDER)

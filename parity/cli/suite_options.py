@@ -31,6 +31,11 @@ def chosen_of_suite(every: Sequence[Case], options: SuiteOptions) -> list[Case]:
         for case in every
         if (not named or case.name in named) and (not options.phases or case.phase in options.phases)
     ]
+    if not chosen and not options.cases:
+        raise ParityError(
+            f"no case of the suite is in phase {', '.join(map(str, options.phases))}; `parity signoff --phase` runs "
+            "the checks of a phase as well"
+        )
     if not chosen:
         raise ParityError(
             f"no case is left: {', '.join(options.cases)} is not in phase {', '.join(map(str, options.phases))}; "

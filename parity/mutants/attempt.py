@@ -33,6 +33,10 @@ from port import PortError, Qwen3VL, load_model
 _OTHER_FORWARDS = 3  # a prefill and two decode steps of each other request
 
 
+class BrokenPort(ParityError):
+    """The port fails a case without any mutant, so that no mutant can be judged on it."""
+
+
 @dataclass(frozen=True)
 class CorrectValue:
     """One value of the correct port, with its finding."""
@@ -59,7 +63,7 @@ class Prepared:
 
 
 def prepare(case: Case, loader: Loader, *, dtype: str) -> Prepared:
-    """Measure the case's yardstick and run the correct port on it. Raises ParityError if the port does not pass."""
+    """Measure the case's yardstick and run the correct port on it. Raises BrokenPort if the port does not pass."""
     folder = loader.checkpoint(case.checkpoint)
     inputs, stages = prepare_stages(case, loader, dtype=dtype, folder=folder, own=True, config=plain_config(folder))
     stage = stages[-1]
@@ -96,7 +100,7 @@ def _correct_values(ready: Prepared) -> dict[SeamKey, CorrectValue]:
     stage.run(ready.subject(False), stage.recorder(keep))
     judgement = judge(comparison.findings())
     if judgement.verdict is not Verdict.PARITY:
-        raise ParityError(
+        raise BrokenPort(
             f"the port without a mistake does not pass {ready.case.name}: {judgement.reason}; "
             "mutants can only be judged against a correct port, so fix the port first"
         )

@@ -11,6 +11,7 @@ from reports.kinds import (
     mutants,
     processor,
     run,
+    signoff,
     suite,
     tokens,
 )
@@ -21,6 +22,7 @@ KINDS: dict[str, Kind] = {
     for kind in (
         run.KIND,
         suite.KIND,
+        signoff.KIND,
         mutants.KIND,
         exam.KIND,
         calibration.KIND,

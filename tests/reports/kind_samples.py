@@ -242,6 +242,71 @@ def activations_document() -> Document:
     }
 
 
+def signoff_document() -> Document:
+    """A milestone with a waived failure, one refused, one incomplete; of a checkout with a change."""
+    worst = {"figure": 1e-6, "gate": 4e-6, "ratio": 0.25, "at": "text.norm (prefill)", "comparison": "isolated"}
+    waiver = {"phase": 1, "item": "case:photo:float32", "reason": "another resize", "link": "issue 12"}
+    items = {
+        1: [("case:text:float32", "PARITY", False), ("case:photo:float32", "DIVERGED", True)],
+        2: [("kill-matrix:a+2-more", "DIVERGED", False), ("case:tied:float32", "PARITY", False)],
+        3: [("mistakes:3", "INCOMPLETE", False)],
+    }
+    verdicts = {1: ("SIGNED OFF", 0), 2: ("REFUSED", 1), 3: ("INCOMPLETE", 3)}
+    return {
+        "schema_version": "2.0",
+        "kind": "signoff",
+        "environment": environment(),
+        "subject": {
+            "engine": "my-port",
+            "evidence": "run",
+            "bundle": None,
+            "commit": "f" * 40,
+            "clean": False,
+            "changes": [" M port/text.py"],
+            "code": "c" * 64,
+        },
+        "milestones_file": {"name": "standard", "sha256": "d" * 64, "phases": 5},
+        "checkpoints": {"tiny": "a" * 64},
+        "versions": {"torch": "2.6.0"},
+        "verdict": {"value": "REFUSED", "label": "REFUSED", "exit_code": 1, "reason": "1 of 3 milestones refused"},
+        "milestones": [
+            {
+                "phase": phase,
+                "title": f"the milestone {phase}",
+                "was": "what it was",
+                "commit": "530463af1" if phase == 1 else None,
+                "verdict": verdicts[phase][0],
+                "label": "SIGNED OFF with 1 waiver" if phase == 1 else verdicts[phase][0],
+                "exit_code": verdicts[phase][1],
+                "reason": "why it is so",
+                "requires_less": "requires 2 of the standard's 9 cases" if phase == 2 else "",
+                "waivers": [waiver | {"expires": "2027-01-31"}] if phase == 1 else [],
+                "items": [
+                    {
+                        "id": name,
+                        "kind": "case" if name.startswith("case") else "check",
+                        "dtype": "float32",
+                        "verdict": verdict,
+                        "reason": "why",
+                        "waived": waived,
+                        "compared": 374,
+                        "expected": 374,
+                        "rows": 9000,
+                        "worst": worst | {"row": None} if name.startswith("case") else None,
+                        "floor_runs": ["eager", "sdpa"],
+                        "seconds": 3.25 if verdict == "PARITY" else None,
+                    }
+                    for name, verdict, waived in found
+                ],
+            }
+            for phase, found in items.items()
+        ],
+        "run": {"seconds": 44.5, "reused": 2, "stale": {"case:text:float32": "the code has changed"}},
+        "record": "signoff.json",
+        "digest": "e" * 64,
+    }
+
+
 def _verdict(value: str, reason: str) -> Document:
     codes = {"PARITY": 0, "DIVERGED": 1, "INVALID": 2, "INCOMPLETE": 3}
     return {"value": value, "exit_code": codes[value], "reason": reason}
@@ -271,4 +336,5 @@ SIMPLE = {
     "judgement": judgement_document,
     "tokens": tokens_document,
     "activations": activations_document,
+    "signoff": signoff_document,
 }

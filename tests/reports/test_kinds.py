@@ -30,6 +30,7 @@ FILES = {
     "comparison": ["report.json", "findings.csv", "report.md", "report.html"],
     "judgement": ["report.json", "findings.csv", "report.md", "report.html"],
     "tokens": ["report.json", "tokens.csv", "report.md", "report.html"],
+    "signoff": ["report.json", "items.csv", "report.md", "report.html"],
     "activations": ["report.json", "activations.csv", "report.md", "report.html"],
 }
 FREE = (
@@ -99,7 +100,9 @@ def test_pages_are_well_formed_and_self_contained(kind: str, document_of: Sample
         assert attrs["data-for"] in page.ids
     assert "http" not in re.sub(r'http-equiv="', "", text)
     headings = re.findall(r"<h2[^>]*>([^<]*)</h2>", text)
-    assert headings[0] == "Environment"
+    # A sign-off leads with its milestones.
+    assert headings[0] == ("Milestones" if kind == "signoff" else "Environment")
+    assert "Environment" in headings
 
 
 @pytest.mark.parametrize("kind", SIMPLE)
@@ -239,6 +242,14 @@ def _set(path: str, value: object) -> Callable[[Document], None]:
         ("tokens", _set("tokens.port", [-1]), ["$.tokens.port[0] is -1", "at least 0"]),
         ("activations", _set("models.trained", {"top1": 0.5}), ["$.models.trained has the figures ['top1']"]),
         ("activations", _set("models.trained.vision_stream", "x"), ["$.models.trained.vision_stream is", "number"]),
+        ("signoff", _set("verdict.exit_code", 0), ["$.verdict.exit_code is 0, expected 1"]),
+        ("signoff", _set("verdict.value", "INVALID"), ["expected 'REFUSED', the worst of $.milestones"]),
+        ("signoff", _set("milestones.0.items.1.waived", False), ["$.milestones[0].items[1].verdict is DIVERGED"]),
+        ("signoff", _set("milestones.0.waivers", []), ["waived is true, but $.milestones[0].waivers has none"]),
+        ("signoff", _set("milestones.1.phase", 1), ["$.milestones[1].phase is '1' a second time"]),
+        ("signoff", _set("milestones.1.verdict", "FINE"), ["$.milestones[1].verdict", "one of"]),
+        ("signoff", _set("milestones.1.items", []), ["$.milestones[1].items is []"]),
+        ("signoff", _set("digest", "x"), ["$.digest is"]),
         *((kind, _set("colour", "red"), ["$.colour is not a field"]) for kind in SIMPLE),
         *((kind, _set("schema_version", "1.0"), ['$.schema_version is "1.0", expected "2.0"']) for kind in SIMPLE),
         *((kind, _set("environment", {}), ["$.environment.created is missing", "expected string"]) for kind in SIMPLE),
@@ -323,7 +334,8 @@ def test_the_tables_hold_what_the_documents_say(document_of: Sample, tmp_path: P
 @pytest.mark.parametrize(("kind", "said"), [("exam", "91.7 %"), ("tokens", "13001"), ("processor", "2.77\u00d7"),
                                             ("activations", "logits_entropy"), ("calibration", "45,678"),
                                             ("comparison", "text.layers.1.deepstack"),
-                                            ("judgement", "another checkpoint")])  # fmt: skip
+                                            ("judgement", "another checkpoint"),
+                                            ("signoff", "SIGNED OFF with 1 waiver")])  # fmt: skip
 def test_the_pages_hold_the_figures(kind: str, said: str, document_of: Sample, tmp_path: Path) -> None:
     sample = document_of(kind)
     if kind == "exam":

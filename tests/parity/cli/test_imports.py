@@ -42,6 +42,13 @@ USAGE: dict[str, list[tuple[tuple[str, ...], set[str]]]] = {
         (("--dtype", "int8"), set()),
     ],
     "suite": [(("--case", "nope"), set()), (("--case", "text", "--phase", "4"), set()), (("--phase", "9"), set())],
+    "signoff": [
+        (("--milestones", "NOWHERE"), set()),
+        (("--phase", "9"), set()),
+        (("--reuse", "NOWHERE"), set()),
+        (("--junit", "."), set()),
+    ],
+    "signoff verify": [((), set()), (("NOWHERE",), set()), (("NOWHERE", "--again", "x"), set())],
     "compare": [(("NOWHERE", "NOWHERE"), set()), (("NOWHERE", "NOWHERE", "--floor", "NOWHERE"), set())],
     "judge": [(("NOWHERE", "NOWHERE"), set()), (("--stage", "weights", "NOWHERE", "NOWHERE"), set())],
     "bundle make": [
@@ -85,6 +92,8 @@ WORK: list[tuple[tuple[str, ...], int, set[str]]] = [
 def _commands(group: click.Group, before: str = "") -> Iterator[str]:
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
+            if command.invoke_without_command:
+                yield before + name
             yield from _commands(command, f"{before}{name} ")
         else:
             yield before + name

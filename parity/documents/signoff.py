@@ -1,0 +1,36 @@
+"""Builds the document of a sign-off from its record: the verdicts and the worst figures, without the raw ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from parity.documents.base import document
+from parity.milestones.record import RECORD
+
+_MILESTONE = ("phase", "title", "was", "commit", "verdict", "label", "exit_code", "reason", "requires_less", "waivers")
+_ITEM = ("id", "kind", "dtype", "verdict", "reason", "waived", "compared", "expected", "rows", "worst", "floor_runs")
+_NOT_SHOWN = ("schema_version", "evidence", "seals", "environment", "milestones", "run")
+
+
+def signoff_document(statement: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the document of a record."""
+    signed = statement["predicate"]["signoff"]
+    run = signed["run"]
+    return document(
+        "signoff",
+        {**signed["environment"], "created": run["created"], "command": run["command"]},
+        **{name: value for name, value in signed.items() if name not in _NOT_SHOWN},
+        record=RECORD,
+        milestones=[_milestone(milestone, run["items"]) for milestone in signed["milestones"]],
+        run={"seconds": run["seconds"], "reused": len(run["reused"]), "stale": dict(run["stale"])},
+    )
+
+
+def _milestone(section: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        **{name: section[name] for name in _MILESTONE},
+        "items": [
+            {**{name: item[name] for name in _ITEM}, "seconds": seconds.get(item["id"])} for item in section["items"]
+        ],
+    }
