@@ -44,11 +44,12 @@ class Lab:
         return program
 
     def run(self, program: Path, case: str) -> Path:
-        """Run the engine on a case of the bundle. Returns its trace."""
+        """Run the engine on a case of the bundle. Returns its trace, in a folder of the program's own."""
         document = json.loads((self.bundle / "bundle.json").read_text(encoding="utf-8"))
         record = next(record for record in document["cases"] if record["name"] == case)
         tokens = [str(token) for row in record["model"]["dtypes"]["float32"]["decode_tokens"] for token in row]
-        trace = self.work / f"{case}.safetensors"
+        trace = self.work / f"traces-{program.name}" / f"{case}.safetensors"
+        trace.parent.mkdir(exist_ok=True)
         places = self.bundle / record["checkpoint"]["folder"], self.bundle / record["model"]["inputs"]
         subprocess.run([str(program), *map(str, places), str(trace), *tokens], check=True)
         return trace
