@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -20,7 +24,14 @@ from parity.runs.case_run import Result
 from parity.runs.stage import judge_stage
 from port import load_model
 
-EVERY = ("plain", *KERNELS)
+# JAX has threads of its own, which do not go well with the processes that other tests start. It gets its own process.
+IN_ITS_OWN_PROCESS = "jax"
+_DEFAULT = " ".join(name for name in ("plain", *KERNELS) if name != IN_ITS_OWN_PROCESS)
+EVERY = tuple(os.environ.get("TESTED_KERNELS", _DEFAULT).split())
+    os.environ.get(
+        "TESTED_KERNELS", "plain " + " ".join(name for name in KERNELS if name != IN_ITS_OWN_PROCESS)
+    ).split()
+)
 # float32 sums of a few hundred numbers, in any order
 CLOSE = 2e-6
 
@@ -159,9 +170,20 @@ def test_wrong_kernels_are_not_a_correct_run(run_port: Any) -> None:
     assert "first divergence at vision.blocks.0.attn.context" in result.judgement.reason
 
 
-def test_kernels_of_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+@pytest.mark.skipif(EVERY == (IN_ITS_OWN_PROCESS,), reason="this is that process")
+def test_jax_passes_the_same_tests_in_a_process_of_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", __file__, "-k", IN_ITS_OWN_PROCESS],
+        env={**os.environ, "TESTED_KERNELS": IN_ITS_OWN_PROCESS},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert int(re.findall(r"(\d+) passed", done.stdout)[-1]) >= len(_parts(torch.float32)) + 2
 
+
+def test_kernels_of_a_library_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, "parity.kernels.loops", raising=False)
     with pytest.raises(ParityError, match=r"pip install 'qwen3vl-parity\[calibration\]'"):
