@@ -28,10 +28,6 @@ from port import load_model
 IN_ITS_OWN_PROCESS = "jax"
 _DEFAULT = " ".join(name for name in ("plain", *KERNELS) if name != IN_ITS_OWN_PROCESS)
 EVERY = tuple(os.environ.get("TESTED_KERNELS", _DEFAULT).split())
-    os.environ.get(
-        "TESTED_KERNELS", "plain " + " ".join(name for name in KERNELS if name != IN_ITS_OWN_PROCESS)
-    ).split()
-)
 # float32 sums of a few hundred numbers, in any order
 CLOSE = 2e-6
 
