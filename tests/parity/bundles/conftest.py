@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,26 +14,38 @@ from tests.parity.bundles.samples import PICTURE, TEXT, Change, Golden, forge, t
 from tests.parity.cli.samples import Answer, call
 
 
-@pytest.fixture(scope="session", autouse=True)
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of checkpoints, and one thread: the models are tiny."""
-    folder, before = tmp_path_factory.mktemp("cache"), torch.get_num_threads()
+@contextmanager
+def _quick(cache: Path) -> Iterator[None]:
+    """Use a cache of checkpoints, and one thread: the models are tiny."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QWEN3VL_PARITY_CACHE", str(folder))
+        patch.setenv("QWEN3VL_PARITY_CACHE", str(cache))
         patch.setenv("OMP_NUM_THREADS", "1")
-        yield folder
+        yield
     torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
-def golden(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Golden:
+def bundles_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def quick(bundles_cache: Path) -> Iterator[None]:
+    with _quick(bundles_cache):
+        yield
+
+
+@pytest.fixture(scope="session")
+def golden(bundles_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Golden:
     place = tmp_path_factory.mktemp("golden")
     cases = ("--case", TEXT, "--case", PICTURE)
-    call("bundle", "make", *cases, "--dtype", "float32", "--dtype", "bfloat16", "--out", place / "bundle",
-         "--with-checkpoint").succeeds()  # fmt: skip
-    for case in (TEXT, PICTURE):
-        traces(case, place / "traces" / case)
+    with _quick(bundles_cache):
+        call("bundle", "make", *cases, "--dtype", "float32", "--dtype", "bfloat16", "--out", place / "bundle",
+             "--with-checkpoint").succeeds()  # fmt: skip
+        for case in (TEXT, PICTURE):
+            traces(case, place / "traces" / case)
     return Golden(place / "bundle", place / "traces")
 
 
