@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from parity.cases.media import Source
 
 Padding = Literal["left", "right"]
-StageName = Literal["processor", "model", "weights"]
+StageName = Literal["processor", "model", "generation", "weights"]
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,28 @@ Row = tuple[Source, ...]
 
 
 @dataclass(frozen=True)
+class Request:
+    """One call of ``generate`` on the rows of a case.
+
+    ``config`` are the fields of ``generation_config.json``, as pairs; None: the checkpoint's own file.
+    ``max_new_tokens`` is passed to ``generate`` if it is given. ``end_after`` gives a number of tokens for some rows:
+    the token that the reference generates there becomes an end token of the request.
+    """
+
+    config: tuple[tuple[str, Any], ...] | None = None
+    max_new_tokens: int | None = None
+    seed: int = 0
+    end_after: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True)
 class Case:
     """One input, and the stages that are judged on it.
 
     ``stages`` are judged in order: "processor" (from the files to token ids and pixels), "model" (seam by seam),
-    "weights" (tensor by tensor). The same model object serves the requests ``before`` first, and those ``between``
-    after the case's prefill and before its first decode step. ``phase`` is the phase of the integration that the case
-    tests.
+    "generation" (each of ``requests``, token by token), "weights" (tensor by tensor). The same model object serves the
+    requests ``before`` first, and those ``between`` after the case's prefill and before its first decode step.
+    ``phase`` is the phase of the integration that the case tests.
     """
 
     name: str
@@ -74,10 +89,13 @@ class Case:
     stages: tuple[StageName, ...] = ("processor", "model")
     before: tuple[Case, ...] = ()
     between: tuple[Case, ...] = ()
+    requests: tuple[Request, ...] = ()
 
     @property
     def mode(self) -> str:
         """The forwards of the case, in words."""
+        if "generation" in self.stages:
+            return f"{len(self.requests)} requests to generate"
         if "model" not in self.stages:
             return " and ".join(self.stages)
         prefill = "prefill" if self.chunk is None else f"prefill in chunks of {self.chunk}"

@@ -13,6 +13,10 @@ DEFAULT = (
     "processor",
     "processor-odd",
     "trained-batch",
+    "generation-settings",
+    "generation-left",
+    "generation-right",
+    "generation-odd",
 )
 # All kinds of inputs, for the full kill matrix.
 ALL = (
@@ -43,4 +47,9 @@ ALL = (
     "odd-batch",
     "processor",
     "processor-odd",
+    "generation-settings",
+    "generation-left",
+    "generation-right",
+    "generation-odd",
+    "generation-trained",
 )

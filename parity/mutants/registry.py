@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from parity.core.errors import ParityError
 from parity.mutants.base import Mutant
 from parity.mutants.mistakes import (
+    generation,
     inputs,
     loading,
     merger,
@@ -14,13 +15,28 @@ from parity.mutants.mistakes import (
     positions,
     processor,
     rope,
+    sampling,
     scatter,
     state,
     text,
     vision,
 )
 
-_FILES = (processor, loading, inputs, positions, patches, vision, merger, scatter, rope, state, text)
+_FILES = (
+    processor,
+    loading,
+    inputs,
+    positions,
+    patches,
+    vision,
+    merger,
+    scatter,
+    rope,
+    state,
+    text,
+    generation,
+    sampling,
+)
 ALL: tuple[Mutant, ...] = tuple(mutant for file in _FILES for mutant in file.MUTANTS)
 
 

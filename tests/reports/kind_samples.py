@@ -81,6 +81,7 @@ def mutants_document() -> Document:
             {"name": "photo", "title": "a photo", "forwards": 5},
             {"name": "text", "title": "text alone", "forwards": 3},
         ],
+        "broken": {"video": "the port without a mistake does not pass video"},
         "mutants": mutants,
         "not_planted": {"moe-router": "the port builds dense models only"},
     }
