@@ -311,6 +311,7 @@ MUTANTS = (
         lambda: around(_GENERATE, "adjusted", _in_bfloat16),
         seam="generation.repetition_penalty",
         dtypes=("float32",),
+        needs=frozenset({"request"}),
         invisible="the logits are bfloat16 already",
     ),
     _top_k("top-k-one-more", "one token too many is kept", lambda: _k(lambda k: k + 1)),
