@@ -1,0 +1,36 @@
+"""Which kernels a model uses."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import nn
+
+from port.errors import InputError
+from port.kernels.fast import fast_kernels
+from port.kernels.plain import PLAIN, PlainKernels
+
+Choice = Literal["fast", "plain"]
+KERNELS: tuple[Choice, ...] = get_args(Choice)
+
+
+def made_kernels(choice: str) -> PlainKernels:
+    """The kernels of a name in ``KERNELS``. Raises InputError for another name."""
+    if choice not in KERNELS:
+        raise InputError(f"kernels are {choice!r}; they must be one of {', '.join(KERNELS)}")
+    return fast_kernels() if choice == "fast" else PLAIN
+
+
+def use_kernels(model: nn.Module, choice: str) -> None:
+    """Let every layer of a model compute with these kernels."""
+    kernels = made_kernels(choice)
+    for module in model.modules():
+        if hasattr(module, "kernels"):
+            module.kernels = kernels
+
+
+def kernels_of(model: nn.Module) -> PlainKernels:
+    """The kernels that a model uses. All its layers use the same."""
+    found = {module.kernels for module in model.modules() if isinstance(getattr(module, "kernels", None), PlainKernels)}
+    (kernels,) = found
+    return kernels
