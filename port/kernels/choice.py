@@ -26,11 +26,11 @@ def use_kernels(model: nn.Module, choice: str) -> None:
     kernels = made_kernels(choice)
     for module in model.modules():
         if hasattr(module, "kernels"):
-            module.kernels = kernels
+            setattr(module, "kernels", kernels)  # noqa: B010 - the type of a module's attribute is not known
 
 
 def kernels_of(model: nn.Module) -> PlainKernels:
     """The kernels that a model uses. All its layers use the same."""
-    found = {module.kernels for module in model.modules() if isinstance(getattr(module, "kernels", None), PlainKernels)}
-    (kernels,) = found
+    every = {getattr(module, "kernels", None) for module in model.modules()}
+    (kernels,) = [kernels for kernels in every if isinstance(kernels, PlainKernels)]
     return kernels

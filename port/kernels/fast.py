@@ -103,7 +103,8 @@ class FastKernels(PlainKernels):
     def full_attention(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if not self._ours(q, k):
             return super().full_attention(q, k, v)
-        return F.scaled_dot_product_attention(*self._widened(q, k, v)).to(q.dtype)
+        dtype, (q, k, v) = q.dtype, self._widened(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v).to(dtype)
 
     def _widened(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         if self.widen and tensors[0].dtype == torch.bfloat16:
@@ -113,7 +114,7 @@ class FastKernels(PlainKernels):
 
 def _rows_at_equal_distances(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
     """Whether x (..., H, D) can be read as rows of H * D numbers, with one row of cos and sin (..., 1, D) for each."""
-    heads, width = x.shape[-2:]
+    width = x.shape[-1]
     dtypes = cos.dtype == sin.dtype and (
         cos.dtype == x.dtype or (x.dtype == torch.bfloat16 and cos.dtype == torch.float32)
     )

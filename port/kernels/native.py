@@ -19,7 +19,7 @@ from port.kernels.plain import PLAIN, Mask
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
 _POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
-_ARGUMENTS = {
+_ARGUMENTS: dict[str, list[Any]] = {
     "linears": [_POINTER] * 2 + [_INT] + [_LONG] * 2 + [_INT],
     "rms_norm": [_POINTER] * 3 + [_LONG] * 2 + [_DOUBLE, _INT],
     "rotary": [_POINTER] * 4 + [_LONG] * 4 + [_INT],
@@ -57,12 +57,10 @@ class Native:
         x = x.contiguous()
         lead = x.shape[:-1]
         outs = [x.new_empty((*lead, weight.shape[0])) for weight, _ in layers]
-        products = (_Product * len(layers))(
-            *[
-                (weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr(), out.shape[-1])
-                for (weight, bias), out in zip(layers, outs, strict=True)
-            ]
-        )
+        products = (_Product * len(layers))()
+        for product, (weight, bias), out in zip(products, layers, outs, strict=True):
+            product.w, product.y, product.columns = weight.data_ptr(), out.data_ptr(), out.shape[-1]
+            product.bias = None if bias is None else bias.data_ptr()
         self.functions["linears", x.dtype](
             x.data_ptr(), ctypes.addressof(products), len(layers), rows, x.shape[-1], torch.get_num_threads()
         )
@@ -150,8 +148,8 @@ def native() -> Native | NoKernels:
 
 
 def _function(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Callable[..., None]:
-    function = getattr(library, name)
-    function.argtypes, function.restype = arguments, None
+    function: Callable[..., None] = getattr(library, name)
+    function.argtypes, function.restype = arguments, None  # type: ignore[attr-defined]
     return function
 
 

@@ -72,7 +72,7 @@ class PlainKernels:
         return F.linear(x, weight, bias)
 
     def linears(self, x: Tensor, *layers: tuple[Tensor, Tensor | None]) -> list[Tensor]:
-        """Several products of x (..., C), at most three, each with a weight (O, C) and a bias (O,) or None: (..., O)."""
+        """Several products of x (..., C), at most three, each with a weight (O, C) and a bias (O,): (..., O)."""
         return [F.linear(x, weight, bias) for weight, bias in layers]
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
