@@ -98,6 +98,9 @@ class _PortSession:
     def decode(self, token_ids: Tensor) -> Tensor:
         return self.model.decode(token_ids, self.cache)
 
+    def rewind(self) -> None:
+        self.cache.length = self.inputs.input_ids.shape[1]
+
 
 @dataclass(frozen=True)
 class OtherRequests:
@@ -140,6 +143,9 @@ class _Interrupted:
             self._between()
             self._between = None
         return self._session.decode(token_ids)
+
+    def rewind(self) -> None:
+        self._session.rewind()
 
 
 class PortWeights:

@@ -4,7 +4,7 @@
 ``kernels``; nothing else in the port knows which ones they are.
 """
 
-from port.kernels.choice import KERNELS, kernels_of, made_kernels, use_kernels
+from port.kernels.choice import KERNELS, kernels_of, made_kernels, set_kernels, use_kernels
 from port.kernels.fast import FastKernels
 from port.kernels.plain import PLAIN, Mask, PlainKernels
 
@@ -16,5 +16,6 @@ __all__ = [
     "PlainKernels",
     "kernels_of",
     "made_kernels",
+    "set_kernels",
     "use_kernels",
 ]

@@ -22,8 +22,12 @@ def made_kernels(choice: str) -> PlainKernels:
 
 
 def use_kernels(model: nn.Module, choice: str) -> None:
+    """Let every layer of a model compute with the kernels of a name in ``KERNELS``."""
+    set_kernels(model, made_kernels(choice))
+
+
+def set_kernels(model: nn.Module, kernels: PlainKernels) -> None:
     """Let every layer of a model compute with these kernels."""
-    kernels = made_kernels(choice)
     for module in model.modules():
         if hasattr(module, "kernels"):
             setattr(module, "kernels", kernels)  # noqa: B010 - the type of a module's attribute is not known

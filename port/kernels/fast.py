@@ -5,11 +5,14 @@ Shape legend: see ``plain``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from port.kernels.build import FLAGS, NoKernels
 from port.kernels.native import DTYPES, Layer, Native, native
@@ -43,8 +46,23 @@ class FastKernels(PlainKernels):
             "kernels": self.name,
             "products": few,
             "bfloat16": "computed in float32" if self.widen else "torch",
-            "compiled": f"no: {self.reason}" if self.native is None else f"with {' '.join(FLAGS[1:3])}",
+            "compiled": f"no: {self.reason}" if self.native is None else f"yes, with {' '.join(FLAGS[1:3])}",
         }
+
+    def counted(self, count: Callable[[str], None]) -> FastKernels:
+        """The same kernels, which tell ``count`` the name of each compiled kernel that they run."""
+        if self.native is None:
+            return self
+
+        def telling(name: str, function: Callable[..., None]) -> Callable[..., None]:
+            def call(*arguments: Any) -> None:
+                count(name)
+                function(*arguments)
+
+            return call
+
+        functions = {key: telling(key[0], function) for key, function in self.native.functions.items()}
+        return FastKernels(Native(functions, telling("rotary", self.native.rotary_wide)), widen=self.widen)
 
     def _ours(self, x: Tensor, weight: Tensor) -> bool:
         """Whether these tensors are for the kernels here, and not for torch's."""
@@ -53,7 +71,7 @@ class FastKernels(PlainKernels):
             and x.dtype in DTYPES
             and weight.dtype == x.dtype
             and not (x.requires_grad or weight.requires_grad)
-            and not torch._C._len_torch_dispatch_stack()
+            and not (torch._C._len_torch_dispatch_stack() and _must_see_all())
         )
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -110,6 +128,11 @@ class FastKernels(PlainKernels):
         if self.widen and tensors[0].dtype == torch.bfloat16:
             return tuple(tensor.float() for tensor in tensors)
         return tensors
+
+
+def _must_see_all() -> bool:
+    """Whether the dispatch mode in force must see every operation. One that only counts may say that it need not."""
+    return not getattr(_get_current_dispatch_mode(), "lets_compiled_kernels_run", False)
 
 
 def _rows_at_equal_distances(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
