@@ -75,7 +75,7 @@ def accept(path: Path, machine: str, checkpoint: str, measured: Sequence[Measure
     accepted = read_accepted(path) if path.exists() else {}
     accepted.setdefault(machine, {})[checkpoint] = {
         each.work.name: {
-            "ratio": round(each.ratio.median, 4),
+            "ratio": round(each.ratio.middle, 4),
             "counts": None if each.counts is None else each.counts.to_json(),
         }
         for each in measured
@@ -104,7 +104,7 @@ def check(accepted: Mapping[str, Any], machine: str, checkpoint: str, measured: 
             continue
         if is_slower(each.ratio, each.control, figures["ratio"]):
             slower.append(
-                f"{each.work.name}: {each.ratio.median:.2f} x [{each.ratio.low:.2f}, {each.ratio.high:.2f}], accepted "
+                f"{each.work.name}: {each.ratio.middle:.2f} x [{each.ratio.low:.2f}, {each.ratio.high:.2f}], accepted "
                 f"{figures['ratio']:.2f} x, noise {each.control.noise - 1:.0%}"
             )
         counts = {} if each.counts is None else each.counts.to_json()

@@ -94,7 +94,10 @@ static inline void tile(const sum_t<T> *x, const T *w, const T *bias, T *y, long
     long k = 0;
     for (; k + 2 * LANES<A> <= width; k += 2 * LANES<A>) {
         vec<A> b[R], c[R];
-        for (int r = 0; r < R; r++) load_pair(w + r * width + k, b[r], c[r]);
+        for (int r = 0; r < R; r++) {
+            load_pair(w + r * width + k, b[r], c[r]);
+            __builtin_prefetch(w + (R + r) * width + k);  // the rows of the next tile; past the end it does nothing
+        }
         for (int m = 0; m < M; m++) {
             vec<A> left = load(x + m * width + k), right = load(x + m * width + k + LANES<A>);
             for (int r = 0; r < R; r++) {

@@ -27,7 +27,7 @@ def frame(document: Document) -> pd.DataFrame:
         rows.append(
             [
                 *(work[name] for name in ("name", "amount", "unit", "port", "reference")),
-                *(ratio[name] for name in ("median", "low", "high", "pairs")), work["noise"], work["of_limit"],
+                *(ratio[name] for name in ("middle", "low", "high", "pairs")), work["noise"], work["of_limit"],
             ]
         )  # fmt: skip
     return pd.DataFrame(rows, columns=pd.Index(_COLUMNS))
@@ -46,8 +46,8 @@ def _contradictions(document: Document) -> Iterator[str]:
         path = f"$.works[{place}]"
         for name in ("ratio", "control"):
             found = work[name]
-            if not found["low"] <= found["median"] <= found["high"]:
-                yield f"{path}.{name}: the median {found['median']} is not between {found['low']} and {found['high']}"
+            if not found["low"] <= found["middle"] <= found["high"]:
+                yield f"{path}.{name}: the middle {found['middle']} is not between {found['low']} and {found['high']}"
         for side in ("port", "reference"):
             timed = len(work["seconds"][side])
             yield from equal(
@@ -62,9 +62,9 @@ def page(document: Document) -> Page:
     return Page(
         eyebrow="Speed",
         title=f"{document['checkpoint']['name']}, {document['subject']['dtype']}",
-        sentence=f"How many times faster the port is than the reference: the median over pairs, with an interval of "
-        f"{document['confidence']:.0%}. The control times the port against itself in the same session.",
-        counts=[(f"{work['ratio']['median']:.2f} x", work["name"]) for work in works],
+        sentence="How many times faster the port is than the reference: the mean of the middle half of the pairs, "
+        f"with an interval of {document['confidence']:.0%}. The noise is that of the port timed against itself.",
+        counts=[(f"{work['ratio']['middle']:.2f} x", work["name"]) for work in works],
         facts=[
             ("class of the machine", machine["class"]),
             ("kernels", "; ".join(kernels)),
@@ -98,7 +98,7 @@ def _ratios(works: list[Document]) -> Table:
         rows=[
             [
                 text(work["title"]), seconds(work["port"]), seconds(work["reference"]),
-                *(_ratio(work["ratio"][name]) for name in ("median", "low", "high")), number(work["ratio"]["pairs"]),
+                *(_ratio(work["ratio"][name]) for name in ("middle", "low", "high")), number(work["ratio"]["pairs"]),
                 Cell(f"{work['noise']:.1%}", work["noise"]),
                 Cell(f"{work['amount'] / work['port']:.1f} {work['unit']}", work["amount"] / work["port"]),
                 Cell("" if work["of_limit"] is None else f"{work['of_limit']:.0%}", work["of_limit"]),

@@ -69,14 +69,14 @@ def _show(console: Console, document: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("work", "port", "reference", "ratio", "99 % interval", "noise", "of the limit"):
+    for title in ("work", "port", "reference", "ratio", "interval", "noise", "of the limit"):
         table.add_column(title, justify="left" if title == "work" else "right")
     for work in document["works"]:
         ratio = work["ratio"]
         table.add_row(
             work["title"],
             *(f"{1e3 * work[side]:.1f} ms" for side in ("port", "reference")),
-            f"{ratio['median']:.2f} x",
+            f"{ratio['middle']:.2f} x",
             f"{ratio['low']:.2f} to {ratio['high']:.2f}",
             f"{work['noise']:.1%}",
             "" if work["of_limit"] is None else f"{work['of_limit']:.0%}",
