@@ -131,6 +131,17 @@ class _ReferenceSession:
             send_state(self.state, self.sink, prefill=False)
         return logits
 
+    def rewind(self) -> None:
+        if self.state is None:
+            raise RuntimeError("rewind before prefill")
+        prompt = self.inputs["input_ids"].shape[1]
+        decoded = self.state.attention_mask.shape[1] - prompt
+        if not decoded:
+            return
+        self.state.cache.crop(-decoded)
+        self.state.attention_mask = self.state.attention_mask[:, :prompt]
+        self.state.next_position = self.state.next_position - decoded
+
 
 class ReferenceAnswers:
     """The reference as an engine that answers questions: its processor and ``generate``, with sdpa, in float32."""

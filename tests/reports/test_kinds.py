@@ -31,6 +31,7 @@ FILES = {
     "judgement": ["report.json", "findings.csv", "report.md", "report.html"],
     "tokens": ["report.json", "tokens.csv", "report.md", "report.html"],
     "signoff": ["report.json", "items.csv", "report.md", "report.html"],
+    "bench": ["report.json", "bench.csv", "report.md", "report.html"],
     "activations": ["report.json", "activations.csv", "report.md", "report.html"],
 }
 FREE = (
