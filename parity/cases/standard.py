@@ -12,7 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parity.cases.case import ODD, TIED, TINY, TRAINED, Case, Checkpoint, Row, SeededCheckpoint
+from parity.cases.conversations import conversation_cases
+from parity.cases.limits import limit_cases
+from parity.cases.loading import loading_cases
 from parity.cases.media import FORMATS, Clip, Encoded, Noise, Photo, WorldClip, WorldPicture
+from parity.cases.state import state_cases
 
 PHOTO = Photo((192, 256))
 PORTRAIT = Photo((96, 320))
@@ -52,7 +56,16 @@ def scene_row(number: int, *, clip: bool = False) -> Row:
 
 def standard_suite() -> list[Case]:
     """Return every case of ``parity suite``, by phase."""
-    return [*_phase_1(), *_phase_2(), *_phase_3(), *_phase_4()]
+    return [
+        *_phase_1(),
+        *loading_cases(),
+        *conversation_cases(),
+        *limit_cases(),
+        *_phase_2(),
+        *_phase_3(),
+        *_phase_4(),
+        *state_cases(),
+    ]
 
 
 def _phase_1() -> Sequence[Case]:

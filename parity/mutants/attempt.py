@@ -20,8 +20,9 @@ from parity.core.gates import FloatGate
 from parity.core.trace import SeamKey
 from parity.core.verdict import Verdict, judge
 from parity.engines.base import Engine
+from parity.engines.busy import BusyPortEngine
 from parity.engines.dtypes import DTYPES
-from parity.engines.port import BusyPortEngine, PortWeights
+from parity.engines.port import PortWeights
 from parity.mutants.base import LOADING, Mutant
 from parity.mutants.outcomes import Outcome, State, located, worst_ratio
 from parity.mutants.traits import traits
@@ -72,7 +73,7 @@ def prepare(case: Case, loader: Loader, *, dtype: str) -> Prepared:
 
     def subject(anew: bool) -> Engine:
         if stage.name == "processor":  # some mistakes are made while its configs are read
-            return loader.port_processor(folder)
+            return loader.port_processor(folder, case)
         if stage.name == "weights":  # loads anew when it runs
             own = case.checkpoint.dtype
             return PortWeights(lambda: load_model(folder, dtype=DTYPES[own]), own)

@@ -100,8 +100,9 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
     """The traits that mistakes in the processor may need: what the media and prompts of a case contain."""
     shapes = {entry.key.name: entry.shape for entry in stage.yardstick.trace}
     forms = {part.form for row in case.rows for part in row if isinstance(part, Encoded)}
-    images = [_sizes(shapes, f"processor.images.{i}") for i in range(stage.batch.count(PicturePath))]
-    files = [part for row in stage.batch.rows for part in row if isinstance(part, VideoPath)]
+    seen = 0 if case.grids_only else stage.batch.count(PicturePath)
+    images = [_sizes(shapes, f"processor.images.{i}") for i in range(seen)]
+    files = [part for row in stage.batch.rows for part in row if isinstance(part, VideoPath) and not case.grids_only]
     headers = [VideoFile(part.path).probe() for part in files]
     kept = [shapes[f"processor.videos.{i}.frame_indices"][0] for i in range(len(files))]
     settings = stage.settings
@@ -110,6 +111,7 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
     found = {
         "image": bool(images),
         "video": bool(files),
+        "requests": bool(case.before),
         "pictures": any(sum(isinstance(part, PicturePath) for part in row) > 1 for row in stage.batch.rows),
         "batch": 0 in stage.tensors["attention_mask"],
         "turned": "turned" in forms,

@@ -13,10 +13,15 @@ from parity.core.compare import Finding
 from parity.core.errors import ParityError
 from parity.core.verdict import Judgement, judge
 from parity.engines.base import Engine
-from parity.engines.port import BusyPortEngine, PortEngine
+from parity.engines.busy import BusyPortEngine
+from parity.engines.calls import PortCalls
+from parity.engines.port import PortEngine
+from parity.engines.refusals import BAD_INPUTS, PortRefusals
+from parity.runs.calls_stage import calls_stage
 from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader, plain_config
 from parity.runs.model_stage import ModelStage, model_stage
+from parity.runs.refusals_stage import refusals_stage
 from parity.runs.stage import Stage, StageResult, judge_stage, not_loaded
 from parity.runs.store import NOT_KEPT, TraceStore
 from parity.runs.weights_stage import weights_stage
@@ -138,12 +143,18 @@ def prepare_stages(
             progress("weights")
             reference = loader.reference(folder, "float32")
             stages.append(weights_stage(case.name, folder, case.checkpoint.dtype, reference, config))
+        elif name == "refusals":
+            stages.append(refusals_stage(case.name, list(BAD_INPUTS)))
         elif inputs is not None and name == "processor":
             stages.append(inputs.processed)
         elif inputs is not None:
             model = loader.reference(loader.for_reference(case.checkpoint) if own else folder, dtype)
             with _reference_runs(folder):
-                stages.append(model_stage(inputs, model, progress=progress, store=store))
+                stages.append(
+                    calls_stage(inputs, model)
+                    if name == "calls"
+                    else model_stage(inputs, model, progress=progress, store=store)
+                )
     return inputs, stages
 
 
@@ -152,7 +163,11 @@ def subject_of(stage: Stage[Any], case: Case, loader: Loader, *, dtype: str, fol
     if stage.name == "weights":
         return loader.port_weights(case, folder)
     if stage.name == "processor":
-        return loader.port_processor(folder)
+        return loader.port_processor(folder, case, anew=False)
+    if stage.name == "calls":
+        return PortCalls(loader.port(folder, dtype))
+    if stage.name == "refusals":
+        return PortRefusals(folder)
     return BusyPortEngine(loader.port(folder, dtype), loader.other_requests(case, folder), chunk=case.chunk)
 
 
