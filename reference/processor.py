@@ -159,7 +159,11 @@ def _picture(part: Image.Image | PicturePath) -> Image.Image:
 
 def _frames_of(folder: Path) -> VideoFrames:
     """Return the pictures of a folder as a video, frame 2 before frame 10, at the rate that is assumed for them."""
-    files = sorted(folder.iterdir(), key=lambda path: [int(part) for part in re.findall("[0-9]+", path.name)])
+
+    def key(path: Path) -> list[str | int]:
+        return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", path.name)]
+
+    files = sorted((path for path in folder.iterdir() if path.is_file() and path.name[0] != "."), key=key)
     return VideoFrames(np.stack([np.asarray(load_image(str(path))) for path in files]), _FRAMES_PER_SECOND)
 
 

@@ -52,7 +52,7 @@ def conversation_cases() -> list[Case]:
                 ),
                 (Turn("user", "As a string."), Turn("assistant", "\nYes \n"), Turn("user", " Again? ")),
             ),
-            decode_steps=1,
+            stages=("processor",),
         ),
         Case(
             "template-variables",

@@ -15,7 +15,8 @@ _NORMALISED: tuple[Edit, ...] = (
     (VIDEO_FILE, "image_std", (0.3, 0.2, 0.35)),
     (VIDEO_FILE, "rescale_factor", 1 / 200),
 )
-_SAMPLED: tuple[Edit, ...] = (
+_OTHER: tuple[Edit, ...] = (
+    *_NORMALISED,
     (VIDEO_FILE, "fps", 3.5),
     (VIDEO_FILE, "min_frames", 2),
     (VIDEO_FILE, "max_frames", 7),
@@ -24,8 +25,9 @@ _SAMPLED: tuple[Edit, ...] = (
     (PICTURE_FILE, "size.shortest_edge", 9000),
     (PICTURE_FILE, "size.longest_edge", 20000),
 )
-_COUNTED: tuple[Edit, ...] = ((VIDEO_FILE, "fps", None), (VIDEO_FILE, "num_frames", 5))
-_CAPPED: tuple[Edit, ...] = (
+_COUNTED: tuple[Edit, ...] = (
+    (VIDEO_FILE, "fps", None),
+    (VIDEO_FILE, "num_frames", 5),
     (VIDEO_FILE, "cap_pixels_per_frame", True),
     (VIDEO_FILE, "max_video_tokens", 6),
     (VIDEO_FILE, "size.shortest_edge", 4096),
@@ -54,7 +56,7 @@ def limit_cases() -> list[Case]:
         _case(
             "budget-released",
             "the released limits: pictures below 65,536 pixels, and one between the limits",
-            _shown((100, 100), (300, 40), (700, 500)),
+            _shown((100, 100), (350, 50), (700, 500)),
             TINY_LARGE,
         ),
         _case(
@@ -87,28 +89,16 @@ def limit_cases() -> list[Case]:
             OTHER,
         ),
         _case(
-            "pixel-settings",
-            "mean, deviation and scale of every channel differ, and those of videos from those of pictures",
-            ("a ", Noise(70, 90, seed=53), " b ", Clip(5, 64, 48, fps=2.0)),
-            SeededCheckpoint("tiny", edits=_NORMALISED),
-        ),
-        _case(
-            "sampling-settings",
-            "other frames per second, limits of frames and of pixels, in one file for pictures and videos",
-            (*_clips((30, 64, 48, 8.0), (3, 64, 48, 9.0), (12, 96, 128, 3.0)), *_shown((60, 60), (200, 180))),
-            SeededCheckpoint("tiny", edits=_SAMPLED, rewrites=("older-pixel-limits",)),
+            "other-settings",
+            "other means, deviations and scales of each channel, frames per second, limits of frames and of pixels",
+            (*_clips((30, 64, 48, 8.0), (3, 64, 48, 9.0), (9, 96, 128, 6.0)), *_shown((60, 60), (200, 180))),
+            SeededCheckpoint("tiny", edits=_OTHER, rewrites=("older-pixel-limits",)),
         ),
         _case(
             "frames-counted",
-            "a fixed number of frames",
-            _clips((30, 64, 48, 8.0), (6, 64, 96, 3.0)),
+            "a fixed number of frames, each with a largest number of tokens; the settings in one file",
+            _clips((30, 64, 48, 8.0), (6, 256, 160, 3.0), (9, 96, 64, 2.0)),
             SeededCheckpoint("tiny", edits=_COUNTED, rewrites=("one-processor-file",)),
-        ),
-        _case(
-            "frames-capped",
-            "a largest number of tokens for each frame",
-            _clips((4, 256, 160, 2.0), (9, 96, 64, 2.0), (13, 160, 128, 2.0)),
-            SeededCheckpoint("tiny", edits=_CAPPED),
         ),
     ]
 

@@ -17,6 +17,7 @@ _TWO: Row = ("Two: ", _A, " and ", _B, " so?")
 _TURNED: Row = ("Two: ", Noise(64, 96, seed=23), " and ", Noise(128, 64, seed=24), " so?")
 # The same ids and grids, and pictures that are equal in part, or in their sum.
 _IN_PART: Row = ("Two: ", Changed(_A, "middle"), " and ", Changed(_B, "mirrored"), " so?")
+_MIRRORED: Row = ("Two: ", Changed(_A, "mirrored"), " and ", _B, " so?")
 _LAST_ROW: Row = ("Two: ", Changed(_A, "last"), " and ", _B, " so?")
 _EXCHANGED: Row = ("Two: ", _B, " and ", _A, " so?")
 # The same sum of patches in one picture.
@@ -24,6 +25,7 @@ _ONE: Row = ("One: ", Noise(112, 128, seed=25), " so?")
 _LONG: Row = ("word " * 40, Photo((96, 96)), " end")
 _TEXT: Row = ("No picture here.",)
 
+_FILES_AT_FAULT: tuple[Fault, ...] = ("missing file", "damaged file", "control token")
 _CLIP, _SAME_SIZE = Clip(4, 96, 64, fps=2.0), Noise(96, 128, seed=26)  # 2 x 4 x 6 and 8 x 6 patches
 _VIDEO: Row = ("Moves: ", _CLIP, " stays: ", _SAME_SIZE, " so?")
 
@@ -39,14 +41,28 @@ def state_cases() -> list[Case]:
             (_TWO,),
             decode_steps=2,
             before=(
-                *map(_request, (_TURNED, _IN_PART, _LAST_ROW, _EXCHANGED, _ONE, _LONG, _TEXT)),
+                *map(_request, (_TURNED, _IN_PART, _MIRRORED, _LAST_ROW, _EXCHANGED, _ONE, _LONG, _TEXT)),
                 _at_fault("grids exchanged", _TWO),
                 _at_fault("patches missing", _IN_PART),
-                _at_fault("cache too small", _TURNED),
                 _at_fault("unknown token", _IN_PART),
-                *(_at_fault(fault, _IN_PART) for fault in ("missing file", "damaged file", "control token")),
+                _at_fault("cache too small", _TURNED),
             ),
             between=(_request(_TURNED), _request(_LONG)),
+            stages=("model",),
+        ),
+        Case(
+            "requests-files",
+            "other requests whose files have the same names, and some at fault",
+            4,
+            TINY,
+            ((*_TWO, _CLIP),),
+            before=(
+                *map(
+                    _request, ((*_TURNED, Clip(6, 96, 64, fps=2.0)), (*_IN_PART, Clip(4, 64, 96, fps=4.0)), _LAST_ROW)
+                ),
+                *(_at_fault(fault, _IN_PART) for fault in _FILES_AT_FAULT),
+            ),
+            stages=("processor",),
         ),
         Case(
             "requests-batch",
@@ -61,6 +77,7 @@ def state_cases() -> list[Case]:
                 _at_fault("cache too small", _TWO, _TEXT, _LONG),
             ),
             between=(_request(_TWO, _TEXT, _LONG),),
+            stages=("model",),
         ),
         Case(
             "requests-video",
@@ -75,9 +92,10 @@ def state_cases() -> list[Case]:
                 _request(("Moves: ", Clip(4, 64, 96, fps=2.0), " stays: ", Noise(128, 96, seed=27), " so?")),
                 _request(("Moves: ", Clip(2, 96, 64, fps=2.0), " so?")),
                 _request(("Stays: ", _SAME_SIZE, " so?")),
-                _at_fault("damaged file", _VIDEO),
+                _at_fault("cache too small", _VIDEO),
             ),
             between=(_request(("Moves: ", Clip(7, 64, 64, fps=2.0), " so?")),),
+            stages=("model",),
         ),
         Case(
             "equal-totals",

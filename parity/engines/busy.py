@@ -24,7 +24,6 @@ from port import Processor, Qwen3VL, listening
 from reference.media import PicturePath, VideoPath
 
 _STEPS = 2  # decode steps of a request before the judged one
-_ROOM = 64  # decode steps for which a request between the steps has room
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class BusyPortEngine(PortEngine):
                 with suppress(Exception):  # the same error in the judged request is judged there
                     self._serve(request, own)
         _write(inputs, own)
-        return _Interleaved(super().session(own, steps=steps), self._opened)
+        return _Interleaved(super().session(own, steps=steps), lambda: self._opened(steps))
 
     def _serve(self, request: Request, memory: Mapping[str, Tensor]) -> None:
         inputs = request.inputs
@@ -78,10 +77,11 @@ class BusyPortEngine(PortEngine):
             session.decode(torch.full((len(inputs["input_ids"]), 1), self.model.config.text.vocab_size))
         run_steps(session, inputs, None, steps=steps)
 
-    def _opened(self) -> Iterator[Callable[[], object]]:
+    def _opened(self, steps: int) -> Iterator[Callable[[], object]]:
         """Prefill the requests between the steps. Yields a function for each that does its next decode step."""
         for request in self._others.between:
-            session = super().session(request.inputs, steps=_ROOM)
+            # Room for as many tokens: a port may not know a cache by its shape.
+            session = super().session(request.inputs, steps=steps)
             with suppress(Exception):
                 logits = session.prefill()
                 last = last_real_token(request.inputs["attention_mask"])  # (B,)

@@ -12,6 +12,7 @@ from parity.cases.case import Case, Row
 from parity.cases.further import LONG_TEXT
 from parity.cases.media import Encoded, VideoFile, is_picture
 from parity.core.trace import PADDING, SeamKey, Trace
+from parity.mutants.further_traits import case_traits, request_traits, size_traits
 from parity.runs.inputs import CaseInputs
 from parity.runs.model_stage import ModelStage
 from parity.runs.processor_stage import ProcessorStage
@@ -30,7 +31,9 @@ def traits(case: Case, stage: Stage[Any], inputs: CaseInputs | None) -> frozense
         return model_traits(case, inputs, stage.yardstick.trace)
     if isinstance(stage, ProcessorStage):
         return processor_traits(case, stage)
-    return frozenset({"weights"})
+    if stage.name == "calls":
+        return frozenset({"other calls", case.padding_side})
+    return frozenset({"bad input" if stage.name == "refusals" else "weights"})
 
 
 def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]:
@@ -77,8 +80,16 @@ def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]
         "five layers": text["num_hidden_layers"] == 5,
         "weights finer than bfloat16": _stored_as(inputs.config) != "bfloat16",
         "faint stream": _faintest(trace, text["num_hidden_layers"] - 1) < FAINT,
+        "set rms_norm_eps": text["rms_norm_eps"] != 1e-6,
+        "other rope_theta": _theta(text) != 5_000_000,
+        "attention bias": text["attention_bias"],
     }
-    return frozenset(name for name, there in found.items() if there)
+    return frozenset((*(name for name, there in found.items() if there), *request_traits(case)))
+
+
+def _theta(text: Mapping[str, Any]) -> float:
+    theta: float = (text.get("rope_parameters") or text)["rope_theta"]
+    return theta
 
 
 def _stored_as(config: Mapping[str, Any]) -> str | None:
@@ -111,7 +122,7 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
     found = {
         "image": bool(images),
         "video": bool(files),
-        "requests": bool(case.before),
+        "files renewed": bool(case.before),
         "pictures": any(sum(isinstance(part, PicturePath) for part in row) > 1 for row in stage.batch.rows),
         "batch": 0 in stage.tensors["attention_mask"],
         "turned": "turned" in forms,
@@ -130,7 +141,10 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
         "merge is not temporal patch": settings.temporal_patch != settings.merge,
         "two frames a patch": settings.temporal_patch == 2,
     }
-    return frozenset(name for name, there in found.items() if there)
+    decoded = [shapes[f"processor.videos.{i}.decoded"][:3] for i in range(len(files))]
+    videos = [(frames, (height, width)) for frames, height, width in decoded]
+    further = (*request_traits(case), *case_traits(case), *size_traits(settings, images, videos))
+    return frozenset((*(name for name, there in found.items() if there), *further))
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[tuple[int, int], tuple[int, int]]:

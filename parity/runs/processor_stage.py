@@ -46,11 +46,23 @@ class ProcessorSettings:
     merge: int
     fps: float | None
     min_frames: int
+    least: int  # pixels of a picture
+    most: int
+    most_of_video: int
 
     @classmethod
     def of(cls, processor: ReferenceProcessor) -> ProcessorSettings:
-        video = processor.processor.video_processor
-        return cls(video.patch_size, video.temporal_patch_size, video.merge_size, video.fps, video.min_frames)
+        video, size = processor.processor.video_processor, processor.processor.image_processor.size
+        return cls(
+            video.patch_size,
+            video.temporal_patch_size,
+            video.merge_size,
+            video.fps,
+            video.min_frames,
+            size["shortest_edge"],
+            size["longest_edge"],
+            video.size["longest_edge"],
+        )
 
 
 @dataclass(kw_only=True)

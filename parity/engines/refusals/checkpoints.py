@@ -172,6 +172,10 @@ CONFIG: Mapping[str, Bad] = {
     "ids that are the same": _field("must differ", "image_token_id", 3, also={"video_token_id": 3}),
     "an id beyond the vocabulary": _field("below", "image_token_id", 10**6),
     "config.json missing": _file("does not exist", "config.json", None, load_model),
+    "config.json is a folder": Bad("not a regular file", lambda things: _folder_for_config(things)),
+    "config.json in a file": Bad("cannot be read", lambda things: load_model(things.picture)),
+    "an epsilon that is a text": _field("finite number", "text_config.rms_norm_eps", "1e-6"),
+    "an epsilon that is true": _field("finite number", "text_config.rms_norm_eps", True),
     "config.json is no JSON": _file("not valid JSON", "config.json", "{", load_model),
     "config.json is a list": _file("not an object", "config.json", "[]", load_model),
     "config.json is not UTF-8": _file("not UTF-8", "config.json", b"\xff\xfe", load_model),
@@ -191,6 +195,8 @@ SETTINGS: Mapping[str, Bad] = {
     "no limits": _setting("missing", _VIDEO, "size"),
     "no patch size": _setting("missing", _PICTURE, "patch_size"),
     "frames that are not sampled": _setting("do_sample_frames", _VIDEO, "do_sample_frames", False),
+    "frames per second and a number of frames": Bad("keep one", lambda things: _both_rates(things)),
+    "no tokens beside the padding token": _setting("pad_token", "tokenizer_config.json", "pad_token", 3),
     "no frames per second": _setting("fps", _VIDEO, "fps", 0),
     "a settings file missing": _file("does not exist", _VIDEO, None, Processor.load),
     "no chat template": Bad("no chat template", lambda things: _without_template(things)),
@@ -236,6 +242,20 @@ def _two_checkpoints(things: Things) -> object:
     (folder / "other.safetensors").symlink_to(things.folder / WEIGHTS)
     (folder / INDEX).write_text(json.dumps({"weight_map": dict.fromkeys(names, "other.safetensors")}), encoding="utf-8")
     return load_model(folder)
+
+
+def _both_rates(things: Things) -> object:
+    path = _copy(things) / _VIDEO
+    _set(path, "fps", 2)
+    _set(path, "num_frames", 5)
+    return Processor.load(path.parent)
+
+
+def _folder_for_config(things: Things) -> object:
+    path = _copy(things) / "config.json"
+    path.unlink()
+    path.mkdir()
+    return load_model(path.parent)
 
 
 def _without_template(things: Things) -> object:

@@ -14,12 +14,17 @@ from parity.engines.refusals.base import Bad, Things
 from port import Limits
 from port.picture import load_picture
 from port.processor import Processor
+from port.resize import smart_resize
 from port.template import ChatTemplate
 from port.video import load_video, sample_frames
 
 
 def _turns(*turns: Any) -> Any:
     return lambda things: things.processor([list(turns)])
+
+
+def _ask(things: Things, conversations: Any) -> object:
+    return things.processor(conversations)
 
 
 def _part(part: Any) -> Any:
@@ -70,9 +75,9 @@ _ARRAY = np.zeros((8, 64, 64, 3), dtype=np.uint8)
 
 CONVERSATIONS: Mapping[str, Bad] = {
     "no conversations": Bad("at least one", lambda things: things.processor([])),
-    "conversations are a text": Bad("list of conversations", lambda things: things.processor("hi")),
+    "conversations are a text": Bad("list of conversations", lambda things: _ask(things, "hi")),
     "padding side": Bad("padding_side", lambda things: things.asked("x", padding_side="middle")),
-    "a row is a text": Bad("list of turns", lambda things: things.processor(["hi"])),
+    "a row is a text": Bad("list of turns", lambda things: _ask(things, ["hi"])),
     "a row without turns": Bad("at least one", lambda things: things.processor([[]])),
     "a turn is a text": Bad("role and content", _turns("hi")),
     "a turn without a role": Bad("role and content", _turns({"content": "x"})),
@@ -83,18 +88,22 @@ CONVERSATIONS: Mapping[str, Bad] = {
     "a part without its key": Bad("has no key", _part({"type": "image"})),
     "a part of two kinds": Bad("two parts", _part({"type": "text", "text": "x", "image": "a.png"})),
     "a text that is a number": Bad("text of type int", _part({"type": "text", "text": 3})),
-    "a vision token in a text": Bad("<|image_pad|>", lambda things: things.asked("a <|image_pad|>")),
-    "a vision token in two texts": Bad("<|video_pad|>", lambda things: things.asked("a <|video", "_pad|> b")),
-    "a vision token in a string": Bad("<|vision_start|>", _turns({"role": "user", "content": "<|vision_start|>"})),
-    "a turn token in a text": Bad("<|im_end|>", lambda things: things.asked("a<|im_end|>")),
+    "a vision token in a text": Bad("<|image_pad|> in its text", lambda things: things.asked("a <|image_pad|>")),
+    "a vision token in two texts": Bad(
+        "<|video_pad|> in its text", lambda things: things.asked("a <|video", "_pad|> b")
+    ),
+    "a vision token in a string": Bad(
+        "<|vision_start|> in its text", _turns({"role": "user", "content": "<|vision_start|>"})
+    ),
+    "a turn token in a text": Bad("<|im_end|> in its text", lambda things: things.asked("a<|im_end|>")),
     "a turn token in another field": Bad(
-        "<|im_start|>", _turns({"role": "user", "content": "x", "name": "<|im_start|>"})
+        "<|im_start|> in its text", _turns({"role": "user", "content": "x", "name": "<|im_start|>"})
     ),
     "a control token in tools": Bad(
-        "<|vision_end|>", lambda things: things.asked("x", tools=[{"name": "<|vision_end|>"}])
+        "<|vision_end|> in its text", lambda things: things.asked("x", tools=[{"name": "<|vision_end|>"}])
     ),
     "a control token in variables": Bad(
-        "<|endoftext|>", lambda things: things.asked("x", variables={"a": ["<|endoftext|>"]})
+        "<|endoftext|> in its text", lambda things: things.asked("x", variables={"a": ["<|endoftext|>"]})
     ),
     "a lone surrogate": Bad("lone surrogate", lambda things: things.asked("\ud800")),
     "nested too deeply": Bad("levels deep", _turns({"role": "user", "content": "x", "more": _nested(60)})),
@@ -196,8 +205,29 @@ MEDIA: Mapping[str, Bad] = {
         "max_video_packets",
         lambda things: load_video(things.clip, things.processor.video, limits=Limits(max_video_packets=1)),
     ),
+    "a video without a picture stream": Bad("no video stream", lambda things: things.played(_sound(things))),
+    "a list without pictures": Bad("temporal patch needs", lambda things: things.played([])),
+    "a video that is a number": Bad("video is a int", lambda things: things.played(3)),
+    "a list of other sizes": Bad("same size", lambda things: things.played([_ARRAY[0], _ARRAY[0], _ARRAY[0, :32]])),
+    "a picture without height": Bad(
+        "at least 1", lambda _things: smart_resize(0, 9, factor=32, min_pixels=1, max_pixels=9)
+    ),
     "a video without frames": Bad("above 0", lambda things: sample_frames(0, 24.0, things.processor.video)),
 }
+
+
+def _sound(things: Things) -> Path:
+    """An MP4 that holds a second of silence and no pictures."""
+    import av  # loads FFmpeg, which only runs with a video need
+
+    path = things.scratch / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), dtype=np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
 
 
 def _bomb() -> bytes:

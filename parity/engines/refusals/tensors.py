@@ -49,12 +49,20 @@ def _grids(change: Any) -> Any:
     return lambda things: things.fed(image_grid_thw=change(things.inputs.image_grid_thw))
 
 
+def _pictures(things: Things) -> tuple[Tensor, Tensor]:
+    """The grids and pixels of the inputs."""
+    grids, pixels = things.inputs.image_grid_thw, things.inputs.pixel_values
+    assert grids is not None
+    assert pixels is not None
+    return grids, pixels
+
+
 def _one_grid_more(things: Things) -> Any:
     """A picture of text tokens: its grid has no tokens, while another one has too many."""
-    inputs = things.inputs
-    t, h, w = inputs.image_grid_thw[0].tolist()
-    grids = torch.cat([inputs.image_grid_thw, torch.tensor([[t, h, w]])])
-    pixels = torch.cat([inputs.pixel_values, inputs.pixel_values[: t * h * w]])
+    grids, pixels = _pictures(things)
+    t, h, w = grids[0].tolist()
+    grids = torch.cat([grids, torch.tensor([[t, h, w]])])
+    pixels = torch.cat([pixels, pixels[: t * h * w]])
     return things.fed(image_grid_thw=grids, pixel_values=pixels)
 
 
@@ -85,11 +93,9 @@ TENSORS: Mapping[str, Bad] = {
     "a grid that cannot be merged": Bad("multiples", _grids(lambda grids: grids + torch.tensor([0, 1, 0]))),
     "grids of two axes": Bad("(pictures, 3)", _grids(lambda grids: grids[:, :2])),
     "grids in another order": Bad("needs", _grids(lambda grids: grids.flip(0))),
-    "a patch missing": Bad(
-        "one row per patch", lambda things: things.fed(pixel_values=things.inputs.pixel_values[:-1])
-    ),
+    "a patch missing": Bad("one row per patch", lambda things: things.fed(pixel_values=_pictures(things)[1][:-1])),
     "patches of another size": Bad(
-        "one row per patch", lambda things: things.fed(pixel_values=things.inputs.pixel_values[:, :-1])
+        "one row per patch", lambda things: things.fed(pixel_values=_pictures(things)[1][:, :-1])
     ),
     "video tokens without a video": Bad(
         "video tokens", lambda things: _changed("input_ids", 0, things.model.config.video_token_id)(things)
