@@ -19,6 +19,7 @@ import port
 import port.cache
 import port.config
 import port.grid
+import port.json_fields
 import port.layers
 import port.model
 import port.mrope
@@ -27,7 +28,9 @@ import port.pixel_config
 import port.pixels
 import port.processor
 import port.prompt
+import port.resize
 import port.tap
+import port.template
 import port.text
 import port.tokenizer
 import port.video
@@ -56,6 +59,7 @@ BY_ID = {mutant.id: mutant for mutant in ALL}
 MODULES = (
     port.cache, port.config, port.grid, port.layers, port.model, port.mrope, port.tap, port.text, port.vision,
     port.weights, port.picture, port.pixel_config, port.pixels, port.processor, port.prompt, port.tokenizer, port.video,
+    port.json_fields, port.resize, port.template,
 )  # fmt: skip
 # Real bugs of real ports, as collected for this project.
 KNOWN_BUGS = (
