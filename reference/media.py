@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 PartT = TypeVar("PartT")
+PictureForm = Literal["path", "text", "bytes", "pillow", "array", "grey array"]
+VideoForm = Literal["path", "text", "pictures", "array"]
 
 
 @dataclass(frozen=True)
@@ -23,19 +25,26 @@ class VideoFrames:
 
 @dataclass(frozen=True)
 class PicturePath:
-    """A picture file that the reference decodes itself. It applies the EXIF orientation and converts to RGB."""
+    """A picture file that the reference decodes itself. It applies the EXIF orientation and converts to RGB.
+
+    ``given``: in which form a port gets it.
+    """
 
     path: Path
+    given: PictureForm = "path"
 
 
 @dataclass(frozen=True)
 class VideoPath:
     """A video file that the reference decodes itself with PyAV. Only the sampled frames are decoded.
 
-    The path may also be a folder of pictures, the frames of a video without a frame rate.
+    The path may also be a folder of pictures, the frames of a video. Its frame rate is ``fps``, if there is one.
+    ``given``: in which form a port gets it.
     """
 
     path: Path
+    given: VideoForm = "path"
+    fps: float | None = None
 
 
 class Turn(str):

@@ -113,7 +113,7 @@ class ReferenceProcessor:
     def _sampled(self, part: VideoFrames | VideoPath) -> _Sampled:
         """Sample frames as the reference does, by ``fps`` or ``num_frames`` of the video processor."""
         if isinstance(part, VideoPath) and part.path.is_dir():
-            part = _frames_of(part.path)
+            part = _frames_of(part.path, part.fps or _FRAMES_PER_SECOND)
         if isinstance(part, VideoPath):
             frames, metadata = load_video(str(part.path), backend="pyav", sample_indices_fn=self._indices)
             return _Sampled(np.asarray(frames), metadata)
@@ -157,14 +157,14 @@ def _picture(part: Image.Image | PicturePath) -> Image.Image:
     return part if isinstance(part, Image.Image) else load_image(str(part.path))
 
 
-def _frames_of(folder: Path) -> VideoFrames:
-    """Return the pictures of a folder as a video, frame 2 before frame 10, at the rate that is assumed for them."""
+def _frames_of(folder: Path, fps: float) -> VideoFrames:
+    """Return the pictures of a folder as a video, frame 2 before frame 10."""
 
     def key(path: Path) -> list[str | int]:
         return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", path.name)]
 
     files = sorted((path for path in folder.iterdir() if path.is_file() and path.name[0] != "."), key=key)
-    return VideoFrames(np.stack([np.asarray(load_image(str(path))) for path in files]), _FRAMES_PER_SECOND)
+    return VideoFrames(np.stack([np.asarray(load_image(str(path))) for path in files]), fps)
 
 
 def _content(part: Part) -> dict[str, Any]:

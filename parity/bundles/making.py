@@ -20,7 +20,7 @@ from parity.bundles.inputs import SEAM_OF, Inputs
 from parity.bundles.prediction import Known
 from parity.bundles.trace import write_trace
 from parity.cases.case import Case, SeededCheckpoint, StageName
-from parity.cases.media import FrameFolder
+from parity.cases.media import FrameFolder, GivenFrames, GivenPicture
 from parity.cases.media_batch import MediaBatch, write_media_batch
 from parity.core.errors import ParityError
 from parity.runs.case_run import prepare_stages
@@ -88,7 +88,7 @@ def _stages(case: Case) -> tuple[StageName, ...]:
 
 def _holds_more(case: Case) -> bool:
     """Whether a case is more than one turn of the user with files."""
-    others = (Turn, FrameFolder)
+    others = (Turn, FrameFolder, GivenPicture, GivenFrames)
     return case.prompting != ONE_TURN or any(isinstance(part, others) for row in case.rows for part in row)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,18 @@ import numpy as np
 from matplotlib import cbook
 from PIL import Image
 
-from parity.cases.media import Clip, Encoded, FrameFolder, Photo, PictureFile, Source, VideoFile, WorldClip
+from parity.cases.media import (
+    Clip,
+    Encoded,
+    FrameFolder,
+    GivenFrames,
+    GivenPicture,
+    Photo,
+    PictureFile,
+    Source,
+    VideoFile,
+    WorldClip,
+)
 from reference.media import PicturePath, VideoFrames, VideoPath
 
 _ORIENTATION = 0x0112  # EXIF
@@ -27,6 +39,12 @@ def as_file(source: Source, folder: Path, stem: str) -> str | PicturePath | Vide
         return PicturePath(source.path)
     if isinstance(source, VideoFile):
         return VideoPath(source.path)
+    if isinstance(source, GivenPicture):
+        picture = as_file(source.picture, folder, stem)
+        assert isinstance(picture, PicturePath)
+        return replace(picture, given=source.form)
+    if isinstance(source, GivenFrames):
+        return VideoPath(write_frames(source.load(), folder / stem), source.form, source.fps)
     if isinstance(source, FrameFolder):
         return VideoPath(write_frames(source.load(), folder / stem))
     if isinstance(source, Clip | WorldClip):

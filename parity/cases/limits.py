@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from parity.cases.case import ODD, OTHER, TINY, Case, Edit, Row, SeededCheckpoint
 from parity.cases.large import TINY_LARGE
-from parity.cases.media import FURTHER_FORMATS, Clip, Encoded, FrameFolder, Noise, Photo
+from parity.cases.media import (
+    FURTHER_FORMATS,
+    Clip,
+    Encoded,
+    FrameFolder,
+    GivenFrames,
+    GivenPicture,
+    Noise,
+    Photo,
+)
 
 PICTURE_FILE, VIDEO_FILE = "preprocessor_config.json", "video_preprocessor_config.json"
 _NORMALISED: tuple[Edit, ...] = (
@@ -44,6 +53,17 @@ def limit_cases() -> list[Case]:
             tuple(part for form in FURTHER_FORMATS for part in (f"{form}: ", Encoded(Photo((70, 90)), form))),
         ),
         _case(
+            "given-otherwise",
+            "pictures as text, bytes, Pillow image and arrays; videos as pictures and as an array, with a frame rate",
+            (
+                *(GivenPicture(Encoded(Photo((70, 90)), "exif-5"), form) for form in ("text", "bytes", "pillow")),
+                GivenPicture(Noise(70, 90, seed=54), "array"),
+                GivenPicture(Encoded(Photo((50, 60)), "grey"), "grey array"),
+                *(GivenFrames(FrameFolder(Clip(7, 48, 64)), form, fps=3.0) for form in ("pictures", "array")),
+                GivenFrames(FrameFolder(Clip(50, 32, 32)), "text"),
+            ),
+        ),
+        _case(
             "small-pictures",
             "pictures of a pixel, with a side of one pixel, smaller than a patch, and as narrow as is allowed",
             _shown((1, 1), (200, 1), (1, 200), (5, 3), (31, 33), (16, 48), (17, 1), (80, 80), (46, 48)),
@@ -71,7 +91,7 @@ def limit_cases() -> list[Case]:
             "odd numbers of frames near the limits, as few as fill a patch, small frames, other rates, a folder",
             (
                 *_clips((7, 288, 256, 2.0), (5, 352, 320, 2.0), (3, 32, 32, 1.0), (2, 32, 64, 2.0), (4, 20, 28, 2.0)),
-                *_clips((61, 32, 32, 30.0), (9, 48, 32, 0.7), (23, 64, 32, 23.976)),
+                *_clips((61, 32, 32, 30.0), (8, 48, 32, 0.7), (23, 64, 32, 23.976)),
                 FrameFolder(Clip(13, 64, 48)),
                 FrameFolder(Clip(12, 17, 43)),
                 " end",

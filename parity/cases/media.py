@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeGuard
 
@@ -11,7 +11,7 @@ from matplotlib import cbook
 from PIL import Image, UnidentifiedImageError
 
 from parity.core.errors import ParityError
-from reference.media import VideoFrames
+from reference.media import PictureForm, VideoForm, VideoFrames
 from reference.world.drawing import draw_clip, draw_picture
 from reference.world.questions import questions
 from reference.world.scenes import CLIP_FPS, CLIP_FRAMES, Scene, draw_scene
@@ -213,6 +213,40 @@ class FrameFolder:
 
 
 @dataclass(frozen=True)
+class GivenPicture:
+    """Another picture, which a port gets in another form than as a path: see ``reference.media.PictureForm``."""
+
+    picture: Picture
+    form: PictureForm
+
+    @property
+    def title(self) -> str:
+        return f"{self.picture.title}, as {self.form}"
+
+    def load(self) -> Image.Image:
+        return self.picture.load()
+
+
+@dataclass(frozen=True)
+class GivenFrames:
+    """A folder of frames, which a port gets in another form than as a path, with a frame rate if there is one."""
+
+    folder: FrameFolder
+    form: VideoForm
+    fps: float | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.folder.title}, as {self.form}"
+
+    def load(self) -> VideoFrames:
+        return VideoFrames(self.folder.load().frames, self.fps or FOLDER_FPS)
+
+    def probe(self) -> VideoHeader:
+        return replace(self.folder.probe(), fps=self.fps or FOLDER_FPS)
+
+
+@dataclass(frozen=True)
 class WorldPicture:
     """A held-out picture of the small world that the trained model knows. See ``reference.world``."""
 
@@ -330,8 +364,8 @@ def _check_file(what: str, path: Path) -> None:
         raise ParityError(f"the {what} {path} is empty (0 bytes)")
 
 
-Picture = Photo | Noise | PictureFile | Cropped | Changed | Encoded | WorldPicture
-Video = Clip | FrameFolder | VideoFile | WorldClip
+Picture = Photo | Noise | PictureFile | Cropped | Changed | Encoded | GivenPicture | WorldPicture
+Video = Clip | FrameFolder | GivenFrames | VideoFile | WorldClip
 Source = str | Picture | Video
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from parity.cases.case import Padding
 from parity.cases.files import as_file
 from parity.cases.media import Source
@@ -46,5 +49,33 @@ def write_media_batch(
 def _content(part: str | PicturePath | VideoPath) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
-    kind = "image" if isinstance(part, PicturePath) else "video"
-    return {"type": kind, kind: part.path}
+    if isinstance(part, PicturePath):
+        return {"type": "image", "image": _picture(part)}
+    rate = {} if part.fps is None else {"fps": part.fps}
+    return {"type": "video", "video": _video(part), **rate}
+
+
+def _picture(part: PicturePath) -> Any:
+    """The picture in the form in which a port gets it."""
+    match part.given:
+        case "path":
+            return part.path
+        case "text":
+            return str(part.path)
+        case "bytes":
+            return part.path.read_bytes()
+        case "pillow":
+            return Image.open(part.path)
+        case "array" | "grey array":
+            # A picture that is grey has the same three channels as the array of one.
+            return np.asarray(Image.open(part.path).convert("L" if part.given == "grey array" else "RGB"))
+
+
+def _video(part: VideoPath) -> Any:
+    """The video in the form in which a port gets it."""
+    if part.given in ("path", "text"):
+        return part.path if part.given == "path" else str(part.path)
+    pictures = [part.path / f"frame-{number}.png" for number in range(len(list(part.path.iterdir())))]
+    if part.given == "pictures":
+        return pictures
+    return np.stack([np.asarray(Image.open(path)) for path in pictures])

@@ -29,6 +29,7 @@ ONLY: Mapping[str, tuple[str, ...]] = {
     "frames-counted": ("settings",),
     "other-shape": ("settings",),
     "formats-further": ("prompt",),
+    "given-otherwise": ("prompt",),
     "turns": ("prompt",),
     "texts": ("prompt",),
     "template-variables": ("prompt",),

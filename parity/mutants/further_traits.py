@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from parity.cases.case import Case, Row, SeededCheckpoint
-from parity.cases.media import Changed, Encoded, FrameFolder, is_picture
+from parity.cases.media import Changed, Encoded, FrameFolder, GivenFrames, GivenPicture, is_picture
 from parity.runs.processor_stage import ProcessorSettings
 from reference.media import Turn
 
@@ -49,6 +49,8 @@ def case_traits(case: Case) -> Iterator[str]:
         "tools": bool(case.prompting.tools),
         "accents": any(unicodedata.normalize("NFKC", part) != part != _composed(part) for part in _texts(parts)),
         "folder": any(isinstance(part, FrameFolder) and part.clip.frames > 10 for part in parts),
+        "given rate": any(isinstance(part, GivenFrames) and part.fps is not None for part in parts),
+        "grey array": any(isinstance(part, GivenPicture) and part.form == "grey array" for part in parts),
         "huge": case.grids_only,
     }
     yield from (name for name, there in found.items() if there)

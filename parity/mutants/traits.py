@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from parity.cases.case import Case, Row
 from parity.cases.further import LONG_TEXT
-from parity.cases.media import Encoded, VideoFile, is_picture
+from parity.cases.media import Encoded, VideoFile, VideoHeader, is_picture
 from parity.core.trace import PADDING, SeamKey, Trace
 from parity.mutants.further_traits import case_traits, request_traits, size_traits
 from parity.runs.inputs import CaseInputs
@@ -114,7 +115,7 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
     seen = 0 if case.grids_only else stage.batch.count(PicturePath)
     images = [_sizes(shapes, f"processor.images.{i}") for i in range(seen)]
     files = [part for row in stage.batch.rows for part in row if isinstance(part, VideoPath) and not case.grids_only]
-    headers = [VideoFile(part.path).probe() for part in files]
+    headers = [_header(part) for part in files]
     kept = [shapes[f"processor.videos.{i}.frame_indices"][0] for i in range(len(files))]
     settings = stage.settings
     factor = settings.patch * settings.merge
@@ -145,6 +146,11 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
     videos = [(frames, (height, width)) for frames, height, width in decoded]
     further = (*request_traits(case), *case_traits(case), *size_traits(settings, images, videos))
     return frozenset((*(name for name, there in found.items() if there), *further))
+
+
+def _header(part: VideoPath) -> VideoHeader:
+    header = VideoFile(part.path).probe()
+    return header if part.fps is None else replace(header, fps=part.fps)
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[tuple[int, int], tuple[int, int]]:

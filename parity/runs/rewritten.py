@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,12 @@ def rewritten(source: Path, target: Path, *, edits: Sequence[Edit], rewrites: Se
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return target
+
+
+@cache
+def version() -> str:
+    """Return a text that differs if what is written differs, so that older copies are not used."""
+    return hashlib.sha256(Path(__file__).read_bytes() + tools_template().encode()).hexdigest()[:8]
 
 
 def _edit(path: Path, field: str, value: Any) -> None:

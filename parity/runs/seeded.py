@@ -11,7 +11,7 @@ import platformdirs
 
 from parity.cases.case import SeededCheckpoint
 from parity.core.errors import ParityError
-from parity.runs.rewritten import rewritten
+from parity.runs.rewritten import rewritten, version
 from reference.checkpoint import make_checkpoint
 from reference.weights import RECIPE
 
@@ -58,4 +58,4 @@ def seeded_checkpoint(spec: SeededCheckpoint, cache: Path) -> Path:
         edits = (("config.json", "text_config.tie_word_embeddings", spec.text_tie_flag), *edits)
     if not edits and not spec.rewrites:
         return folder
-    return rewritten(folder, shelf / spec.label, edits=edits, rewrites=spec.rewrites)
+    return rewritten(folder, shelf / f"{spec.label}-{version()}", edits=edits, rewrites=spec.rewrites)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import ImageOps
 
 import port.picture
+import port.processor
 import port.template
 import port.video
 from parity.mutants.base import around, family, replaced
@@ -95,6 +96,15 @@ def _white_scaled(original: Any, image: Any, name: str, limits: Any) -> Any:
     """Black and white pictures have the values 0 and 1."""
     pixels = original(image, name, limits)
     return pixels // np.uint8(255) if image.mode == "1" else pixels
+
+
+def _no_rate(original: Any, source: Any, config: Any, **options: Any) -> Any:
+    return original(source, config, **options | {"fps": None})
+
+
+def _one_channel(original: Any, array: np.ndarray) -> np.ndarray:
+    pixels = original(array)
+    return pixels * np.array([1, 0, 0], dtype=np.uint8) if array.ndim == 2 else pixels
 
 
 _PROCESSOR: dict[str, Any] = {"component": "prompt", "step": "processor", "stage": "processor"}
@@ -181,6 +191,25 @@ MUTANTS = [
         lambda: around(port.video, "_pictures_of", _in_order_of_text),
         seam="processor.videos.{}.decoded",
         needs=frozenset({"folder"}),
+    ),
+    picture(
+        "given-rate-ignored",
+        "the frame rate that is given with pictures is ignored",
+        lambda: around(port.processor, "load_video", _no_rate),
+        seam="processor.videos.{}.frame_indices",
+        needs=frozenset({"given rate"}),
+    ),
+    picture(
+        "grey-array-in-one-channel",
+        "an array of a grey picture fills one channel",
+        lambda: around(port.picture, "_from_array", _one_channel),
+        needs=frozenset({"grey array"}),
+    ),
+    prompt(
+        "special-tokens-not-given",
+        "the template does not get the tokenizer's special tokens",
+        lambda: replaced(port.template, "_SPECIAL", ()),
+        needs=frozenset({"tools"}),
     ),
     picture(
         "folder-rate-25",
