@@ -100,6 +100,18 @@ def generation(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure the branch coverage of the port under the suite. Fails if it is below tests/port/suite_coverage.toml."""
+    out = Path("parity-reports") / "coverage"
+    out.mkdir(parents=True, exist_ok=True)
+    data = f"--data-file={out / 'data'}"
+    suite = ("parity", "suite", "--threads", "1", "--out", str(out / "suite"), *session.posargs)
+    run(session, "coverage", "run", "--branch", "--source=port", data, "-m", *suite)
+    run(session, "coverage", "html", data, "--directory", str(out / "html"))
+    run(session, "tests.port.suite_coverage", str(out / "data"))
+
+
+@nox.session
 def calibrate(session: nox.Session) -> None:
     """Measure the m that correct runs need, in all dtypes. The gates' m is based on this data."""
     dtypes = ("--dtype", "float32", "--dtype", "bfloat16", "--dtype", "float16")

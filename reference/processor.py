@@ -10,6 +10,7 @@ Shape legend
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,13 @@ from transformers.image_utils import load_image
 from transformers.video_utils import VideoMetadata, load_video
 
 from reference.errors import ReferenceModelError
-from reference.media import PicturePath, VideoFrames, VideoPath
+from reference.media import ONE_TURN, PicturePath, Prompting, VideoFrames, VideoPath, conversation
 from reference.recording import recording
 
 Sink = Callable[[str, Tensor], object]
 
 
+_FRAMES_PER_SECOND = 24.0  # what transformers assumes for frames without a rate
 Part = str | Image.Image | VideoFrames | PicturePath | VideoPath
 
 
@@ -62,23 +64,22 @@ class ReferenceProcessor:
         *,
         padding_side: Literal["left", "right"],
         sink: Sink | None = None,
+        prompting: Prompting = ONE_TURN,
+        grids_only: bool = False,
     ) -> dict[str, Tensor]:
-        """Turn rows into one padded batch. Each row is one user turn: texts, pictures and videos in order.
+        """Turn rows into one padded batch. Each row holds texts, pictures and videos in order, and whole turns.
 
         Returns input_ids and attention_mask (B, S). With pictures also pixel_values (N, C*T*P*P) and image_grid_thw
         (pictures, 3); with videos also pixel_values_videos and video_grid_thw.
 
         ``sink`` gets every value under its seam's name, ``processor.*``: media as decoded, resized and cut into
-        patches, sampled frames and timestamps, and the returned tensors.
+        patches, sampled frames and timestamps, and the returned tensors. With ``grids_only`` it gets ids, mask and
+        grids, without the values of single pictures and videos.
         """
         images = [_picture(part) for row in rows for part in row if isinstance(part, Image.Image | PicturePath)]
         videos = [self._sampled(part) for row in rows for part in row if isinstance(part, VideoFrames | VideoPath)]
         texts = [
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": [_content(part) for part in row]}],
-                tokenize=False,
-                add_generation_prompt=True,
-            )
+            self.processor.apply_chat_template(conversation(row, _content), tokenize=False, **prompting.arguments())
             for row in rows
         ]
         extra: dict[str, Any] = {}
@@ -92,8 +93,9 @@ class ReferenceProcessor:
         names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "pixel_values_videos")
         tensors = {name: batch[name] for name in (*names, "video_grid_thw") if name in batch}
         if sink is not None:
-            self._send_pictures(images, sink)
-            self._send_videos(videos, timestamps, sink)
+            if not grids_only:
+                self._send_pictures(images, sink)
+                self._send_videos(videos, timestamps, sink)
             for name, tensor in tensors.items():
                 if not name.startswith("pixel_values"):
                     sink(f"processor.{name}", tensor)
@@ -115,6 +117,8 @@ class ReferenceProcessor:
 
     def _sampled(self, part: VideoFrames | VideoPath) -> _Sampled:
         """Sample frames as the reference does, by ``fps`` or ``num_frames`` of the video processor."""
+        if isinstance(part, VideoPath) and part.path.is_dir():
+            part = _frames_of(part.path, part.fps or _FRAMES_PER_SECOND)
         if isinstance(part, VideoPath):
             frames, metadata = load_video(str(part.path), backend="pyav", sample_indices_fn=self._indices)
             return _Sampled(np.asarray(frames), metadata)
@@ -156,6 +160,16 @@ class ReferenceProcessor:
 
 def _picture(part: Image.Image | PicturePath) -> Image.Image:
     return part if isinstance(part, Image.Image) else load_image(str(part.path))
+
+
+def _frames_of(folder: Path, fps: float) -> VideoFrames:
+    """Return the pictures of a folder as a video, frame 2 before frame 10."""
+
+    def key(path: Path) -> list[str | int]:
+        return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", path.name)]
+
+    files = sorted((path for path in folder.iterdir() if path.is_file() and path.name[0] != "."), key=key)
+    return VideoFrames(np.stack([np.asarray(load_image(str(path))) for path in files]), fps)
 
 
 def _content(part: Part) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def _text_names(text: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             f"{layer}.self_attn.k_proj.weight": (key, hidden),
             f"{layer}.self_attn.v_proj.weight": (key, hidden),
             f"{layer}.self_attn.o_proj.weight": (hidden, query),
+            **_attention_biases(f"{layer}.self_attn", text),
             f"{layer}.self_attn.q_norm.weight": (head,),
             f"{layer}.self_attn.k_norm.weight": (head,),
             f"{layer}.post_attention_layernorm.weight": (hidden,),
@@ -105,6 +106,14 @@ def _text_names(text: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         }
     names["norm.weight"] = (hidden,)
     return names
+
+
+def _attention_biases(name: str, text: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    if not text["attention_bias"]:
+        return {}
+    query, key = (text[heads] * text["head_dim"] for heads in ("num_attention_heads", "num_key_value_heads"))
+    sizes = {"q_proj": query, "k_proj": key, "v_proj": key, "o_proj": text["hidden_size"]}
+    return {f"{name}.{projection}.bias": (size,) for projection, size in sizes.items()}
 
 
 def weight_shapes(config: Mapping[str, Any], *, lm_head_entry: bool | None = None) -> dict[str, tuple[int, ...]]:

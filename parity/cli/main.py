@@ -51,7 +51,13 @@ def main() -> None:
 @subcommand(main, section="judge")
 @model_argument
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the prompt; may be repeated.")
-@click.option("--video", "videos", type=FOLDER, multiple=True, help="A video for the prompt; may be repeated.")
+@click.option(
+    "--video",
+    "videos",
+    type=FOLDER,
+    multiple=True,
+    help="A video for the prompt, or a folder of its frames; may be repeated.",
+)
 @prompt_option
 @click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Rows; row 0 is the prompt.")
 @click.option("--dtype", type=DTYPE, default="float32", show_default=True)
@@ -209,7 +215,9 @@ def judge(**options: Any) -> int:
 @subcommand(main, section="judge")
 @model_argument
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture file; may be repeated.")
-@click.option("--video", "videos", type=FOLDER, multiple=True, help="A video file; may be repeated.")
+@click.option(
+    "--video", "videos", type=FOLDER, multiple=True, help="A video file, or a folder of its frames; may be repeated."
+)
 @click.option("--rounds", type=click.IntRange(min=0), default=5, show_default=True, help="Timed runs of each side.")
 @save_option
 @threads_option

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from parity.engines.base import Engine, Sink, TensorMap
+from parity.engines.busy import OtherRequests
 from parity.engines.dtypes import dtype_word
-from parity.engines.port import VERSION, OtherRequests
+from parity.engines.port import VERSION
 from parity.seams.generation import KEPT, SETTINGS
 from port import GenerationConfig, Inputs, Processor, Qwen3VL, Step, generate, listening
 
@@ -69,8 +70,8 @@ class PortGeneration:
         sink("generation.settings", _settings(config, most))
         sink("generation.eos_token_ids", torch.tensor(sorted(set(config.eos_token_ids))))
         for earlier in self.others.before:
-            _advance(self._steps(earlier, config, _OTHER_TOKENS, seed=request.seed + 1), _OTHER_TOKENS)
-        waiting = [self._steps(other, config, 2**10, seed=request.seed + 1) for other in self.others.between]
+            _advance(self._steps(earlier.inputs, config, _OTHER_TOKENS, seed=request.seed + 1), _OTHER_TOKENS)
+        waiting = [self._steps(other.inputs, config, 2**10, seed=request.seed + 1) for other in self.others.between]
         steps = self._steps(inputs, config, most, seed=request.seed)
         streams = [self.processor.stream() for _ in inputs["input_ids"]]
         rows: list[list[int]] = [[] for _ in streams]

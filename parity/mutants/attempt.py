@@ -20,9 +20,12 @@ from parity.core.gates import FloatGate
 from parity.core.trace import SeamKey
 from parity.core.verdict import Verdict, judge
 from parity.engines.base import Engine
+from parity.engines.busy import BusyPortEngine
+from parity.engines.calls import PortCalls
 from parity.engines.dtypes import DTYPES
 from parity.engines.generation import PortGeneration
-from parity.engines.port import BusyPortEngine, PortWeights
+from parity.engines.port import PortWeights
+from parity.engines.refusals import PortRefusals
 from parity.mutants.base import LOADING, Mutant
 from parity.mutants.outcomes import Outcome, State, located, worst_ratio
 from parity.mutants.traits import traits
@@ -74,15 +77,19 @@ def prepare(case: Case, loader: Loader, *, dtype: str) -> Prepared:
 
     def subject(anew: bool) -> Engine:
         if stage.name == "processor":  # some mistakes are made while its configs are read
-            return loader.port_processor(folder)
+            return loader.port_processor(folder, case)
         if stage.name == "weights":  # loads anew when it runs
             own = case.checkpoint.dtype
             return PortWeights(lambda: load_model(folder, dtype=DTYPES[own]), own)
+        if stage.name == "refusals":
+            return PortRefusals(folder)
         model = load_model(folder, dtype=DTYPES[dtype]) if anew or not models else models[0]
         if not anew:
             models[:] = [model]
         if stage.name == "generation":
             return PortGeneration(model, loader.port_processor(folder).processor, others, chunk=case.chunk)
+        if stage.name == "calls":
+            return PortCalls(model)
         return BusyPortEngine(model, others, chunk=case.chunk)
 
     forwards = 1 if stage.name == "weights" else 0

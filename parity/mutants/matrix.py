@@ -12,6 +12,7 @@ import torch
 from parity.cases.case import Case
 from parity.mutants.attempt import BrokenPort, prepare, try_mutant
 from parity.mutants.base import Mutant
+from parity.mutants.cases import ONLY
 from parity.mutants.outcomes import Outcome
 from parity.runs.loader import Loader
 
@@ -102,6 +103,9 @@ def kill_matrix(
                 continue
             forwards[case.name] = ready.forwards
             for mutant in mutants:
+                if mutant.component not in ONLY.get(case.name, (mutant.component,)):
+                    outcomes[mutant.id].append(Outcome(mutant.id, case.name, "not applicable", expected=False))
+                    continue
                 progress(f"{case.name}: {mutant.id}")
                 outcomes[mutant.id].append(try_mutant(mutant, ready))
     results = [

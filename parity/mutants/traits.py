@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from parity.cases.case import Case, Row
 from parity.cases.further import LONG_TEXT
-from parity.cases.media import Encoded, VideoFile, is_picture
+from parity.cases.media import Encoded, VideoFile, VideoHeader, is_picture
 from parity.core.trace import PADDING, SeamKey, Trace
+from parity.mutants.further_traits import case_traits, request_traits, size_traits
 from parity.mutants.generation_traits import generation_traits
 from parity.runs.generation_stage import GenerationStage
 from parity.runs.inputs import CaseInputs
@@ -32,7 +34,9 @@ def traits(case: Case, stage: Stage[Any], inputs: CaseInputs | None) -> frozense
         return generation_traits(stage, inputs)
     if isinstance(stage, ProcessorStage):
         return processor_traits(case, stage)
-    return frozenset({"weights"})
+    if stage.name == "calls":
+        return frozenset({"other calls", case.padding_side})
+    return frozenset({"bad input" if stage.name == "refusals" else "weights"})
 
 
 def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]:
@@ -79,8 +83,16 @@ def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]
         "five layers": text["num_hidden_layers"] == 5,
         "weights finer than bfloat16": _stored_as(inputs.config) != "bfloat16",
         "faint stream": _faintest(trace, text["num_hidden_layers"] - 1) < FAINT,
+        "set rms_norm_eps": text["rms_norm_eps"] != 1e-6,
+        "other rope_theta": _theta(text) != 5_000_000,
+        "attention bias": text["attention_bias"],
     }
-    return frozenset(name for name, there in found.items() if there)
+    return frozenset((*(name for name, there in found.items() if there), *request_traits(case)))
+
+
+def _theta(text: Mapping[str, Any]) -> float:
+    theta: float = (text.get("rope_parameters") or text)["rope_theta"]
+    return theta
 
 
 def _stored_as(config: Mapping[str, Any]) -> str | None:
@@ -102,9 +114,10 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
     """The traits that mistakes in the processor may need: what the media and prompts of a case contain."""
     shapes = {entry.key.name: entry.shape for entry in stage.yardstick.trace}
     forms = {part.form for row in case.rows for part in row if isinstance(part, Encoded)}
-    images = [_sizes(shapes, f"processor.images.{i}") for i in range(stage.batch.count(PicturePath))]
-    files = [part for row in stage.batch.rows for part in row if isinstance(part, VideoPath)]
-    headers = [VideoFile(part.path).probe() for part in files]
+    seen = 0 if case.grids_only else stage.batch.count(PicturePath)
+    images = [_sizes(shapes, f"processor.images.{i}") for i in range(seen)]
+    files = [part for row in stage.batch.rows for part in row if isinstance(part, VideoPath) and not case.grids_only]
+    headers = [_header(part) for part in files]
     kept = [shapes[f"processor.videos.{i}.frame_indices"][0] for i in range(len(files))]
     settings = stage.settings
     factor = settings.patch * settings.merge
@@ -112,6 +125,7 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
     found = {
         "image": bool(images),
         "video": bool(files),
+        "files renewed": bool(case.before),
         "pictures": any(sum(isinstance(part, PicturePath) for part in row) > 1 for row in stage.batch.rows),
         "batch": 0 in stage.tensors["attention_mask"],
         "turned": "turned" in forms,
@@ -130,7 +144,15 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
         "merge is not temporal patch": settings.temporal_patch != settings.merge,
         "two frames a patch": settings.temporal_patch == 2,
     }
-    return frozenset(name for name, there in found.items() if there)
+    decoded = [shapes[f"processor.videos.{i}.decoded"][:3] for i in range(len(files))]
+    videos = [(frames, (height, width)) for frames, height, width in decoded]
+    further = (*request_traits(case), *case_traits(case), *size_traits(settings, images, videos))
+    return frozenset((*(name for name, there in found.items() if there), *further))
+
+
+def _header(part: VideoPath) -> VideoHeader:
+    header = VideoFile(part.path).probe()
+    return header if part.fps is None else replace(header, fps=part.fps)
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[tuple[int, int], tuple[int, int]]:

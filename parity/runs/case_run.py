@@ -13,12 +13,17 @@ from parity.core.compare import Finding
 from parity.core.errors import ParityError
 from parity.core.verdict import Judgement, judge
 from parity.engines.base import Engine
+from parity.engines.busy import BusyPortEngine
+from parity.engines.calls import PortCalls
 from parity.engines.generation import PortGeneration
-from parity.engines.port import BusyPortEngine, PortEngine
+from parity.engines.port import PortEngine
+from parity.engines.refusals import BAD_INPUTS, PortRefusals
+from parity.runs.calls_stage import calls_stage
 from parity.runs.generation_stage import GenerationStage, generation_stage
 from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader, plain_config
 from parity.runs.model_stage import ModelStage, model_stage
+from parity.runs.refusals_stage import refusals_stage
 from parity.runs.stage import Stage, StageResult, judge_stage, not_loaded
 from parity.runs.store import NOT_KEPT, TraceStore
 from parity.runs.weights_stage import weights_stage
@@ -150,6 +155,8 @@ def prepare_stages(
             progress("weights")
             reference = loader.reference(folder, "float32")
             stages.append(weights_stage(case.name, folder, case.checkpoint.dtype, reference, config))
+        elif name == "refusals":
+            stages.append(refusals_stage(case.name, list(BAD_INPUTS)))
         elif inputs is not None and name == "processor":
             stages.append(inputs.processed)
         elif inputs is not None:
@@ -157,11 +164,15 @@ def prepare_stages(
             with _reference_runs(folder):
                 if name == "model":
                     stages.append(model_stage(inputs, model, progress=progress, store=store))
-                    continue
-                processor = loader.processor(folder)
-                stages.append(
-                    generation_stage(inputs, model, processor, case.requests, folder, progress=progress, store=store)
-                )
+                elif name == "calls":
+                    stages.append(calls_stage(inputs, model))
+                else:
+                    processor = loader.processor(folder)
+                    stages.append(
+                        generation_stage(
+                            inputs, model, processor, case.requests, folder, progress=progress, store=store
+                        )
+                    )
     return inputs, stages
 
 
@@ -170,10 +181,15 @@ def subject_of(stage: Stage[Any], case: Case, loader: Loader, *, dtype: str, fol
     if stage.name == "weights":
         return loader.port_weights(case, folder)
     if stage.name == "processor":
-        return loader.port_processor(folder)
+        return loader.port_processor(folder, case, anew=False)
+    if stage.name == "calls":
+        return PortCalls(loader.port(folder, dtype))
+    if stage.name == "refusals":
+        return PortRefusals(folder)
     model, others = loader.port(folder, dtype), loader.other_requests(case, folder)
     if stage.name == "generation":
-        return PortGeneration(model, loader.port_processor(folder).processor, others, chunk=case.chunk)
+        processor = loader.port_processor(folder, case, anew=False).processor
+        return PortGeneration(model, processor, others, chunk=case.chunk)
     return BusyPortEngine(model, others, chunk=case.chunk)
 
 

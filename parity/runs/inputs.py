@@ -79,8 +79,10 @@ def prepare_inputs(
         for source in row:
             check_part(source, row=index, config=config, processor=processor)
     try:
-        batch = write_media_batch(case.rows, case.padding_side)
-        processed = processor_stage(case.name, batch, processor, config, checkpoint=checkpoint, store=store)
+        batch = write_media_batch(case.rows, case.padding_side, case.prompting)
+        processed = processor_stage(
+            case.name, batch, processor, config, checkpoint=checkpoint, store=store, grids_only=case.grids_only
+        )
     except (ParityError, OSError):
         raise
     except Exception as error:
@@ -100,7 +102,7 @@ def prepare_inputs(
         processed.tensors,
         config,
         processed,
-        _shown(case.rows, processed),
+        () if case.grids_only else _shown(case.rows, processed),
         case.decode_steps,
         case.chunk,
         checkpoint,

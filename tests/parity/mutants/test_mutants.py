@@ -21,6 +21,7 @@ import port.cache
 import port.config
 import port.generation_config
 import port.grid
+import port.json_fields
 import port.layers
 import port.model
 import port.mrope
@@ -29,8 +30,10 @@ import port.pixel_config
 import port.pixels
 import port.processor
 import port.prompt
+import port.resize
 import port.sampling
 import port.tap
+import port.template
 import port.text
 import port.tokenizer
 import port.video
@@ -61,6 +64,7 @@ MODULES = (
     port.cache, port.config, port.grid, port.layers, port.model, port.mrope, port.tap, port.text, port.vision,
     port.weights, port.picture, port.pixel_config, port.pixels, port.processor, port.prompt, port.tokenizer, port.video,
     import_module("port.generate"), port.sampling, port.generation_config,
+    port.json_fields, port.resize, port.template,
 )  # fmt: skip
 # Real bugs of real ports, as collected for this project.
 KNOWN_BUGS = (

@@ -20,8 +20,8 @@ from parity.cases.registry import every_case
 from parity.core.errors import ParityError
 from parity.core.trace import PADDING, SeamKey
 from parity.core.verdict import Verdict
+from parity.engines.busy import OtherRequest, OtherRequests
 from parity.engines.generation import PortGeneration
-from parity.engines.port import OtherRequests
 from parity.mutants.base import altered, around
 from parity.mutants.registry import chosen
 from parity.runs.case_run import CaseRun, Result, run_case
@@ -257,10 +257,11 @@ def test_other_requests_do_not_reach_the_sink(runs: Runs, loader: Loader) -> Non
     stage = runs.stage("generation-right")
     inputs = runs.run("generation-right").inputs
     assert inputs is not None
+    other = OtherRequest(inputs.processed.batch, inputs.tensors)
     subject = PortGeneration(
         load_model(folder),
         loader.port_processor(folder).processor,
-        OtherRequests([inputs.tensors], [inputs.tensors, inputs.tensors]),
+        OtherRequests([other], [other, other]),
     )
     subject.generate(inputs.tensors, stage.planned[2].request, lambda name, _tensor: seen.append(name))
     assert seen.count("generation.logits") == 5
