@@ -35,7 +35,10 @@ class Selection:
 
 @dataclass(frozen=True)
 class Judged:
-    """The result for one case and stage. ``subject`` and ``reference`` are None if there is no such trace."""
+    """The result for one case and stage. ``subject`` and ``reference`` are None if there is no such trace.
+
+    ``compared`` are the subject's trace, the reference's and the floors, if they were compared.
+    """
 
     case: str
     stage: str
@@ -44,6 +47,7 @@ class Judged:
     reference: Description | None = None
     floor_runs: Sequence[str] = ()
     findings: Sequence[Finding] = field(default_factory=list)
+    compared: tuple[Trace, Trace, Floors] | None = field(default=None, repr=False)
 
 
 def judge_folder(bundle: Bundle, folder: Path, selection: Selection) -> list[Judged]:
@@ -156,7 +160,8 @@ def _judged(case: BundleCase, stage: str, trace: Trace, selection: Selection) ->
             return _refused(described, stage, refusal, case.name)
     findings = compare(trace, Comparison(reference, floors, DEFAULT_GATE))
     runs = case.part(dtype)["floor_runs"] if stage == "model" else []
-    return Judged(case.name, stage, judge(findings), described, reference.description, runs, findings)
+    compared = (trace, reference, floors)
+    return Judged(case.name, stage, judge(findings), described, reference.description, runs, findings, compared)
 
 
 def _binding(case: BundleCase, stage: str, subject: Description, selection: Selection) -> str | None:

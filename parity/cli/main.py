@@ -207,6 +207,38 @@ def judge(**options: Any) -> int:
 
 
 @subcommand(main, section="judge")
+@click.argument("bundle", type=FOLDER)
+@click.argument("subject", type=FOLDER)
+@click.option("--case", "cases", multiple=True, help="Diagnose only this case; may be repeated. Default: every case.")
+@click.option("--stage", "stages", type=click.Choice(["processor", "model"]), multiple=True, help="Only this stage.")
+@click.option("--dtype", type=DTYPE, help="The dtype that the subject must have; default: any that has floors.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    type=FOLDER,
+    multiple=True,
+    help="The folder of a checkpoint that the bundle does not hold; may be repeated.",
+)
+@_sha256_option
+@save_option
+@threads_option
+@json_option
+def diagnose(**options: Any) -> int:
+    """Name the known mistakes that explain what SUBJECT gave, judged by the golden bundle BUNDLE.
+
+    Each known mistake is planted in the port, which runs on the same inputs. A mistake is named if the port with it
+    gives what SUBJECT gave, within rounding, at every seam. Otherwise the nearest one is shown, and is not the cause.
+    The exit code is that of `parity judge`.
+    """
+    from parity.bundles.bundle import Bundle
+
+    Bundle(options["bundle"], sha256=options["sha256"])  # a usage error is shown without importing torch
+    from parity.cli.commands.diagnose import DiagnoseOptions, diagnose_subject
+
+    return diagnose_subject(DiagnoseOptions(**options))
+
+
+@subcommand(main, section="judge")
 @model_argument
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture file; may be repeated.")
 @click.option("--video", "videos", type=FOLDER, multiple=True, help="A video file; may be repeated.")

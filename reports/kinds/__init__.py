@@ -6,6 +6,7 @@ from reports.kinds import (
     activations,
     calibration,
     comparison,
+    diagnosis,
     exam,
     judgement,
     mutants,
@@ -29,6 +30,7 @@ KINDS: dict[str, Kind] = {
         processor.KIND,
         comparison.KIND,
         judgement.KIND,
+        diagnosis.KIND,
         tokens.KIND,
         activations.KIND,
     )
