@@ -67,7 +67,9 @@ def findings_table(findings: Sequence[Mapping[str, Any]], *, first: int | None, 
     ):
         table.add_column(name, justify=justify, no_wrap=name != "worst row")  # type: ignore[arg-type]
     for group in _groups(findings, every=every):
-        if len(group) > 1:
+        if len(group) > 1 and group[0]["status"] == "missing":
+            table.add_row(*map(plain, _missing_cells(group)), style="yellow")
+        elif len(group) > 1:
             table.add_row(*map(plain, _group_cells(group)))
         else:
             failing = group[0]["status"] != "ok"
@@ -80,12 +82,22 @@ def _groups(findings: Sequence[Mapping[str, Any]], *, every: bool) -> Iterator[l
     if every:
         yield from ([finding] for finding in findings)
         return
-    for _, members in groupby(findings, key=lambda finding: (_part(finding["seam"]), finding["step"])):
-        group = list(members)
-        if all(finding["status"] == "ok" for finding in group):
-            yield group
-        else:
-            yield from ([finding] for finding in group)
+    for missing, run in groupby(findings, key=lambda finding: bool(finding["status"] == "missing")):
+        if missing:
+            yield list(run)
+            continue
+        for _, members in groupby(run, key=lambda finding: (_part(finding["seam"]), finding["step"])):
+            group = list(members)
+            if all(finding["status"] == "ok" for finding in group):
+                yield group
+            else:
+                yield from ([finding] for finding in group)
+
+
+def _missing_cells(group: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One line for values that were not given one after the other."""
+    first, last = group[0], group[-1]
+    return [f"{first['seam']} to {last['seam']}", "", "", f"{len(group)} seams were not given", "", "", "missing"]
 
 
 def _part(seam: str) -> str:

@@ -39,6 +39,17 @@ _sha256_option = click.option(
 )
 
 
+_expect_option = click.option(
+    "--expect",
+    metavar="full|coarse|logits|FILE",
+    default="full",
+    show_default=True,
+    help="What the traces of the model promise to give: every seam; the ends of blocks and layers; the logits; or the "
+    "seams that a file names, one on each line.",
+)
+_layout_option = click.option("--layout", type=FOLDER, help="A JSON file that maps the engine's own names and axes.")
+
+
 @click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("qwen3vl-parity"), prog_name="parity")
 def main() -> None:
@@ -192,6 +203,8 @@ def compare(**options: Any) -> int:
 )
 @click.option("--dtype", type=DTYPE, help="The dtype that the subject must have; default: any that has floors.")
 @_sha256_option
+@_expect_option
+@_layout_option
 @save_option
 @json_option
 @every_option
@@ -220,6 +233,8 @@ def judge(**options: Any) -> int:
     help="The folder of a checkpoint that the bundle does not hold; may be repeated.",
 )
 @_sha256_option
+@_expect_option
+@_layout_option
 @save_option
 @threads_option
 @json_option

@@ -14,13 +14,15 @@ class ValuesTrace(Trace):
     """Values in memory, by key. Axes, gates and kinds of rows are the reference's."""
 
     def __init__(self, description: Description, values: Mapping[SeamKey, np.ndarray]) -> None:
-        self.description, self._values = description, dict(values)
+        self.description = description
+        self._values: dict[SeamKey, np.ndarray] = dict(values)
+        self._entries = {
+            key: Entry(key=key, step="", group="", gate="float", shape=array.shape, dtype=dtype_name(array))
+            for key, array in values.items()
+        }
 
     def entries(self) -> Mapping[SeamKey, Entry]:
-        return {
-            key: Entry(key=key, step="", group="", gate="float", shape=array.shape, dtype=dtype_name(array))
-            for key, array in self._values.items()
-        }
+        return self._entries
 
     def read(self, key: SeamKey) -> np.ndarray:
         if key not in self._values:

@@ -132,8 +132,8 @@ def runs_of(bundle: Bundle, result: Judged, checkpoints: Sequence[Path]) -> Plan
     folder = next((place for place in checkpoints if checkpoint_digest(place) == case.checkpoint), None)
     if folder is None:
         raise ParityError(
-            f"{case.name} needs the checkpoint {case.record['checkpoint']['name']} (sha256 {case.checkpoint}), which is "
-            "not in the bundle; give its folder with --checkpoint, or make the bundle with --with-checkpoint"
+            f"{case.name} needs the checkpoint {case.record['checkpoint']['name']} (sha256 {case.checkpoint}), which "
+            "is not in the bundle; give its folder with --checkpoint, or make the bundle with --with-checkpoint"
         )
     return PlantedRuns(case, folder, dtype=dtype)
 
@@ -166,7 +166,9 @@ def _agreeing(bundle: Bundle, found: Sequence[Diagnosed], checkpoints: Sequence[
         sound = [at for at in group if found[at].judged.judgement.verdict in (Verdict.PARITY, Verdict.INCOMPLETE)]
         ids = {one.ids: one.mutants for at in group for one in kept[at].explanations}
         if len(ids) > 1 and sound:
-            fitting = {key for key, mutants in ids.items() if _fits(bundle, mutants, [found[at] for at in sound], checkpoints)}
+            fitting = {
+                key for key, mutants in ids.items() if _fits(bundle, mutants, [found[at] for at in sound], checkpoints)
+            }
             if fitting:
                 kept = [_only(item, fitting) if item.judged.stage == stage else item for item in kept]
     return kept

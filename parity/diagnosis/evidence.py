@@ -154,9 +154,7 @@ class _Wider(Floors):
 class _Instead(Trace):
     """The reference with the numbers of one value replaced."""
 
-    def __init__(
-        self, reference: Trace, labels: Mapping[SeamKey, np.ndarray], key: SeamKey, array: np.ndarray
-    ) -> None:
+    def __init__(self, reference: Trace, labels: Mapping[SeamKey, np.ndarray], key: SeamKey, array: np.ndarray) -> None:
         self.description = reference.description
         self._entries = {key: reference.entries()[key]}
         self._labels, self._array = labels, array

@@ -136,7 +136,7 @@ class PlantedRuns:
         if stage == PROCESSOR:
             PortProcessor(port_processor(self.checkpoint)).process(self._batch(self.case.record), sink)
             return
-        inputs = self._inputs
+        inputs: TensorMap = self._inputs
         if any(mutant.stage == PROCESSOR for mutant in mutants):
             inputs = self._processed(self.case.record)
         anew = any(mutant.loads for mutant in mutants)
@@ -246,4 +246,3 @@ class _Guard:
 
     def passes(self, stage: str) -> int:
         return len(self._calls) if stage == MODEL else 0
-

@@ -15,12 +15,14 @@ from rich.table import Table
 
 from parity.bundles.bundle import Bundle
 from parity.bundles.judging import Selection
+from parity.bundles.layout import Layout
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.progress import progress_bar
 from parity.diagnosis.diagnose import diagnose
 from parity.documents.diagnosis import diagnosis_document
 from parity.mutants.registry import ALL
+from parity.seams.promise import promise
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class DiagnoseOptions:
     dtype: str | None
     checkpoints: tuple[Path, ...]
     sha256: str | None
+    expect: str
+    layout: Path | None
     out: Path | None
     threads: int | None
     as_json: bool
@@ -44,12 +48,13 @@ def diagnose_subject(options: DiagnoseOptions) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     bundle = Bundle(options.bundle, sha256=options.sha256)
+    layout = None if options.layout is None else Layout(options.layout)
     start = time.perf_counter()
     with progress_bar(2 * len(bundle.cases), quiet=options.as_json) as step:
         found = diagnose(
             bundle,
             options.subject,
-            Selection(options.cases, options.stages, options.dtype),
+            Selection(options.cases, options.stages, options.dtype, promise(options.expect), layout),
             checkpoints=options.checkpoints,
             progress=step,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from rich.table import Table
 
 from parity.bundles.bundle import Bundle
 from parity.bundles.judging import Judged, Selection, judge_folder
+from parity.bundles.layout import Layout
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.documents.judgement import judgement_document, report_place, trace_document
+from parity.seams.promise import promise
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,24 @@ class JudgeOptions:
     stages: tuple[str, ...]
     dtype: str | None
     sha256: str | None
+    expect: str
+    layout: Path | None
     out: Path | None
     as_json: bool
     every: bool
 
+    @property
+    def selection(self) -> Selection:
+        """What is judged. Raises ParityError for an unknown promise or a layout that cannot be read."""
+        layout = None if self.layout is None else Layout(self.layout)
+        return Selection(self.cases, self.stages, self.dtype, promise(self.expect), layout)
+
 
 def judge_subject(options: JudgeOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
+    selection = options.selection
     bundle = Bundle(options.bundle, sha256=options.sha256)
-    results = judge_folder(bundle, options.subject, Selection(options.cases, options.stages, options.dtype))
+    results = judge_folder(bundle, options.subject, selection)
     environment = here(threads=1)
     document = judgement_document(bundle, results, pinned=options.sha256 is not None, environment=environment)
     if options.out is not None:
@@ -67,6 +79,9 @@ def _show(console: Console, document: dict[str, Any], options: JudgeOptions) -> 
     if not document["bundle"]["pinned"]:
         console.print("compare this digest with the one that the bundle's maker published, or give it with --sha256")
     console.print(view.verdict_line(document["verdict"]), soft_wrap=True)
+    if document["verdict"]["value"] == "DIVERGED":
+        command = shlex.join(["parity", "diagnose", str(options.bundle), str(options.subject)])
+        console.print(view.plain(f"to see whether a known mistake explains it: {command}"), soft_wrap=True)
     if options.out is not None:
         click.echo(f"report: {options.out / 'report.html'}")
 
