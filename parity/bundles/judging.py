@@ -81,7 +81,7 @@ def judge_folder(bundle: Bundle, folder: Path, selection: Selection) -> list[Jud
     results: list[Judged] = []
     for place in places:
         trace = _laid_out(open_trace(place, bundle, selection), selection.layout)
-        name, stage = _case_of(trace, bundle, selection), stage_of(trace)
+        name, stage = case_of(trace, bundle, selection), stage_of(trace)
         if not alone and not _selected(name, stage, bundle, selection):
             continue
         key = (name, stage, trace.description.dtype)
@@ -148,10 +148,12 @@ def trace_places(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 
 def stage_of(trace: Trace) -> str:
+    """Return the stage of a trace by its seams."""
     return "processor" if all(entry.key.name.startswith("processor.") for entry in trace) else "model"
 
 
-def _case_of(trace: Trace, bundle: Bundle, selection: Selection) -> str:
+def case_of(trace: Trace, bundle: Bundle, selection: Selection) -> str:
+    """Return the case that a trace names, or else the one that is selected."""
     name = trace.description.case
     return selection.cases[0] if name not in bundle.cases and len(selection.cases) == 1 else name
 
@@ -191,6 +193,9 @@ def _judgement(
     if promised is EVERYTHING:
         counted = [_in_part(finding) for finding in counted]
     verdict = judge(counted)
+    if verdict.verdict is Verdict.DIVERGED:  # the seams that were not given show where the fault may lie
+        counted = list(findings)
+        verdict = judge(counted)
     left_out = len(findings) - len(counted)
     if verdict.verdict is Verdict.PARITY and left_out:
         reason = f"{verdict.reason}; {left_out} other seams were not promised (--expect {promised.name})"

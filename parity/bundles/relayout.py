@@ -19,7 +19,8 @@ from parity.core.gates import DEFAULT_GATE
 from parity.core.trace import SeamKey, Trace
 
 _MOST_AXES = 5
-_KINDS = 8  # kinds of seams that are looked at, in the order of the computation
+_KINDS = 8  # kinds of seams without a move after which no more are looked at
+_NO_AXIS = "without an axis of length 1"
 _CLOSE = 0.5  # relative distance below which a move is judged row by row
 _MADE_OF_ALL = re.compile(r".*\.(attn\.out|mlp\.out|out|deepstack)|vision\.(merger|deepstack\.\d+)|text\.norm|logits")
 
@@ -39,14 +40,20 @@ def moved(findings: Sequence[Finding], subject: Trace, reference: Trace, floors:
     for finding in findings:
         if finding.status in ("diverged", "shape_mismatch"):
             failing.setdefault(kind_of(finding.entry.key.name), []).append(finding)
-    found = []
-    for kind, members in list(failing.items())[:_KINDS]:
-        if not _successors_are_right(findings, kind):
-            continue
+    found: list[Moved] = []
+    tried = 0
+    for kind, members in failing.items():
         move = _move(members, subject, reference, floors)
+        tried += move is None
         if move is not None:
             found.append(Moved(kind, *move))
-    return found
+        if tried == _KINDS:
+            break
+    # An axis of length 1 that is missing changes no number, whatever follows.
+    plain = {one.seam for one in found if one.move.startswith(_NO_AXIS)}
+    right = {finding.entry.key for one in found if one.seam in plain for finding in one.findings}
+    right |= {finding.entry.key for finding in findings if finding.passed}
+    return [one for one in found if one.seam in plain or _successors_are_right(findings, one.seam, right)]
 
 
 def kind_of(name: str) -> str:
@@ -61,7 +68,8 @@ def only_here(findings: Sequence[Finding]) -> str | None:
     if len(failing) != 1 or others:
         return None
     (kind,) = failing
-    return kind if _successors_are_right(findings, kind) and _has_later_call(findings, kind) else None
+    right = {finding.entry.key for finding in findings if finding.passed}
+    return kind if _successors_are_right(findings, kind, right) and _has_later_call(findings, kind) else None
 
 
 def _has_later_call(findings: Sequence[Finding], kind: str) -> bool:
@@ -76,7 +84,7 @@ def _has_later_call(findings: Sequence[Finding], kind: str) -> bool:
     )
 
 
-def _successors_are_right(findings: Sequence[Finding], kind: str) -> bool:
+def _successors_are_right(findings: Sequence[Finding], kind: str, right: set[SeamKey]) -> bool:
     """Whether a later value that is made of all before it was given, in the same step, and is right."""
     if kind == "logits":
         return True  # nothing is made of them, and no model computes with axes in another order
@@ -92,7 +100,7 @@ def _successors_are_right(findings: Sequence[Finding], kind: str) -> bool:
             and _MADE_OF_ALL.fullmatch(item.entry.key.name)
         )
         following = next(later, None)
-        if following is None or not following.passed:
+        if following is None or following.entry.key not in right:
             return False
     return True
 
@@ -134,8 +142,8 @@ def _moves(array: np.ndarray, key: SeamKey, reference: Trace) -> Iterator[tuple[
     if array.size != int(np.prod(shape, dtype=np.int64)) or array.ndim > _MOST_AXES:
         return
     if array.shape != shape:
-        lacking = "the batch axis is missing" if len(array.shape) < len(shape) else "its axes are split or joined"
-        yield f"{lacking}: {list(array.shape)} instead of {list(shape)}", array.reshape(shape)
+        ones = [length for length in array.shape if length != 1] == [length for length in shape if length != 1]
+        yield _NO_AXIS if ones else "with its axes split or joined", array.reshape(shape)  # to the reference's shape
     for order in permutations(range(array.ndim)):
         if order == tuple(range(array.ndim)):
             continue

@@ -17,6 +17,7 @@ from rich.table import Table
 
 COLOURS = {"PARITY": "bold green", "DIVERGED": "bold red", "INCOMPLETE": "bold yellow", "INVALID": "bold magenta"}
 _PLAIN_WIDTH = 160
+_LISTED = 10  # missing seams that are listed one by one
 
 
 class _Console(Console):
@@ -66,15 +67,21 @@ def findings_table(findings: Sequence[Mapping[str, Any]], *, first: int | None, 
         ("status", "left"),
     ):
         table.add_column(name, justify=justify, no_wrap=name != "worst row")  # type: ignore[arg-type]
+    absent = [finding for finding in findings if finding["status"] == "missing"]
+    if len(absent) > _LISTED and not every:
+        findings = [finding for finding in findings if finding["status"] != "missing"]
+    else:
+        absent = []
     for group in _groups(findings, every=every):
-        if len(group) > 1 and group[0]["status"] == "missing":
-            table.add_row(*map(plain, _missing_cells(group)), style="yellow")
-        elif len(group) > 1:
+        if len(group) > 1:
             table.add_row(*map(plain, _group_cells(group)))
         else:
             failing = group[0]["status"] != "ok"
             mark = "> " if group[0]["index"] == first else ""
             table.add_row(*map(plain, _cells(group[0], mark)), style="red" if failing else None)
+    if absent:
+        names = f"{absent[0]['seam']} to {absent[-1]['seam']}"
+        table.add_row(*map(plain, (names, "", "", f"{len(absent)} seams were not given", "", "", "missing")))
     return table
 
 
@@ -82,22 +89,12 @@ def _groups(findings: Sequence[Mapping[str, Any]], *, every: bool) -> Iterator[l
     if every:
         yield from ([finding] for finding in findings)
         return
-    for missing, run in groupby(findings, key=lambda finding: bool(finding["status"] == "missing")):
-        if missing:
-            yield list(run)
-            continue
-        for _, members in groupby(run, key=lambda finding: (_part(finding["seam"]), finding["step"])):
-            group = list(members)
-            if all(finding["status"] == "ok" for finding in group):
-                yield group
-            else:
-                yield from ([finding] for finding in group)
-
-
-def _missing_cells(group: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line for values that were not given one after the other."""
-    first, last = group[0], group[-1]
-    return [f"{first['seam']} to {last['seam']}", "", "", f"{len(group)} seams were not given", "", "", "missing"]
+    for _, members in groupby(findings, key=lambda finding: (_part(finding["seam"]), finding["step"])):
+        group = list(members)
+        if all(finding["status"] == "ok" for finding in group):
+            yield group
+        else:
+            yield from ([finding] for finding in group)
 
 
 def _part(seam: str) -> str:

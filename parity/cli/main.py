@@ -47,6 +47,11 @@ _expect_option = click.option(
     help="What the traces of the model promise to give: every seam; the ends of blocks and layers; the logits; or the "
     "seams that a file names, one on each line.",
 )
+_tokens_option = click.option(
+    "--tokens",
+    type=FOLDER,
+    help="Instead of SUBJECT: a JSONL file of tokens and log-probabilities, of one case.",
+)
 _layout_option = click.option("--layout", type=FOLDER, help="A JSON file that maps the engine's own names and axes.")
 
 
@@ -192,7 +197,8 @@ def compare(**options: Any) -> int:
 
 @subcommand(main, section="judge")
 @click.argument("bundle", type=FOLDER)
-@click.argument("subject", type=FOLDER)
+@click.argument("subject", type=FOLDER, required=False)
+@_tokens_option
 @click.option("--case", "cases", multiple=True, help="Judge only this case; may be repeated. Default: every case.")
 @click.option(
     "--stage",
@@ -221,7 +227,8 @@ def judge(**options: Any) -> int:
 
 @subcommand(main, section="judge")
 @click.argument("bundle", type=FOLDER)
-@click.argument("subject", type=FOLDER)
+@click.argument("subject", type=FOLDER, required=False)
+@_tokens_option
 @click.option("--case", "cases", multiple=True, help="Diagnose only this case; may be repeated. Default: every case.")
 @click.option("--stage", "stages", type=click.Choice(["processor", "model"]), multiple=True, help="Only this stage.")
 @click.option("--dtype", type=DTYPE, help="The dtype that the subject must have; default: any that has floors.")
@@ -548,11 +555,14 @@ def trace() -> None:
 
 @subcommand(trace, name="check")
 @click.argument("folders", type=FOLDER, nargs=-1, required=True)
-def trace_check(*, folders: tuple[Path, ...]) -> int:
-    """Report everything that is wrong with trace folders."""
-    from parity.cli.commands.compare import check_folders
+@click.option("--against", metavar="BUNDLE", type=FOLDER, help="Also check that the traces fit this golden bundle.")
+@_expect_option
+@_layout_option
+def trace_check(*, folders: tuple[Path, ...], against: Path | None, expect: str, layout: Path | None) -> int:
+    """Report everything that is wrong with trace folders, with one problem for each cause."""
+    from parity.cli.commands.compare import check_against, check_folders
 
-    return check_folders(folders)
+    return check_folders(folders) if against is None else check_against(against, folders, expect, layout)
 
 
 @subcommand(main, section="look")

@@ -6,20 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from parity.bundles.blackbox import JudgedTokens
 from parity.bundles.bundle import Bundle
 from parity.bundles.judging import Judged, Selection, judge_folder
 from parity.core.digest import checkpoint_digest
 from parity.core.errors import ParityError
-from parity.core.trace import SeamKey
-from parity.core.verdict import Verdict
+from parity.core.trace import Description, SeamKey
+from parity.core.verdict import Judgement, Verdict
 from parity.diagnosis.evidence import APART, Evidence, TraceEvidence, failing_rows
+from parity.diagnosis.logprobs import LogprobEvidence
 from parity.diagnosis.planted import Cost, PlantedRuns
 from parity.diagnosis.search import Found, Search, Trial, attempt, explained_rows
-from parity.diagnosis.symptoms import Symptoms, symptoms
+from parity.diagnosis.symptoms import Symptoms, symptoms, symptoms_of_tokens
 from parity.mutants.base import Mutant
 from parity.mutants.registry import ALL
 
 Progress = Callable[[str], None]
+_SHOWN = 5  # causes that a sentence names
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,39 @@ def _diagnosed(
         return Diagnosed(result)
     found = search(library)
     return explained(result, evidence, search, found, runs.cost)
+
+
+def diagnose_tokens(
+    bundle: Bundle,
+    judged: JudgedTokens,
+    *,
+    checkpoints: Sequence[Path] = (),
+    library: Sequence[Mutant] = ALL,
+) -> Diagnosed:
+    """Diagnose an engine that gave only log-probabilities, from the places at which they are of the same context."""
+    reference, floors = judged.compared
+    side = Description("engine", "tokens", judged.dtype, judged.case)
+    verdict = Judgement(judged.verdict, judged.reason, None, 0, 0, 0)
+    result = Judged(judged.case, "model", verdict, side, reference.description)
+    if judged.verdict is not Verdict.DIVERGED:
+        return Diagnosed(result)
+    if not judged.given:
+        raise ParityError("a diagnosis needs log-probabilities; the file has tokens alone")
+    evidence = LogprobEvidence(judged.given, reference, floors)
+    runs = runs_of(bundle, result, checkpoints)
+    search = Search(evidence, "model", runs)
+    if search.first is None:
+        return Diagnosed(result)
+    found = search(library, second=False)
+    nearest = None if found.nearest is None else _explanation(evidence, search.whole(found.nearest.mutants), found)
+    return Diagnosed(
+        result,
+        found,
+        symptoms_of_tokens(evidence.before, reference),
+        [_explanation(evidence, trial, found) for trial in found.explanations],
+        nearest,
+        runs.cost,
+    )
 
 
 def explained(result: Judged, evidence: TraceEvidence, search: Search, found: Found, cost: Cost) -> Diagnosed:
@@ -201,7 +237,8 @@ def headline(found: Sequence[Diagnosed], hypotheses: int) -> str:
         if item.explanations:
             names = [" together with ".join(one.ids) for one in item.explanations]
             class_ = " (the evidence does not tell them apart)" if len(names) > 1 else ""
-            parts[f"explained by {' or '.join(names)}{class_}"] = None
+            more = f" or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            parts[f"explained by {' or '.join(names[:_SHOWN])}{more}{class_}"] = None
         else:
             parts[_unexplained(item, hypotheses)] = None
     return "; ".join(parts)

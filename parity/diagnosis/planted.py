@@ -139,6 +139,8 @@ class PlantedRuns:
         inputs: TensorMap = self._inputs
         if any(mutant.stage == PROCESSOR for mutant in mutants):
             inputs = self._processed(self.case.record)
+            if all(_same(inputs.get(name), tensor) for name, tensor in self._inputs.items()):
+                raise ParityError("it changes no input of the model")
         anew = any(mutant.loads for mutant in mutants)
         model = load_model(self.checkpoint, dtype=DTYPES[self.dtype]) if anew else self._model
         engine = BusyPortEngine(model, self._others, chunk=self.case.record["chunk"])
@@ -198,6 +200,10 @@ class PlantedRuns:
             return str(part["text"])
         path = self.case.folder / part["file"]
         return PicturePath(path) if part["type"] == "image" else VideoPath(path)
+
+
+def _same(left: Tensor | None, right: Tensor) -> bool:
+    return left is not None and left.shape == right.shape and bool(torch.allclose(left.double(), right.double()))
 
 
 class _Nudged:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Protocol
 
@@ -24,9 +24,13 @@ from parity.mutants.base import Mutant, seam_pattern
 from parity.seams.spec import Expected
 
 _SECOND = 3  # mistakes that are tried together with a second one
+_PAIRS = 36  # pairs of mistakes that are tried in all
 _MEASURED = 3  # mistakes whose own rounding is measured
 _CLOSE = 0.25  # a mistake is close if it leaves at most a quarter of what is wrong
 _SLIGHTLY = 2.0  # or a ratio that is not far above 1
+_LEFT = 0.5  # of what is wrong may be left by an explanation
+_CLASS = 4.0  # an explanation that leaves this many times as much as the best one is dropped
+_NOISE = 0.05  # a ratio below which two explanations are equally good
 _NEAR = 0.5  # a mistake is near if it takes away at least half of the first divergence
 # The seams of the model that a mistake in the processor changes first.
 _FED = ("input_ids", "attention_mask", "image_pixels", "image_grid_thw", "video_pixels", "video_grid_thw")
@@ -114,7 +118,7 @@ class Search:
             self.first,
             len(library),
             tuple(dict.fromkeys(mutant.id for trial in trials for mutant in trial.mutants)),
-            tuple(sorted(explanations, key=lambda trial: trial.typical)),
+            _best(explanations),
             None if explanations else _nearest(self.evidence, trials, self.first),
             tuple(trials),
         )
@@ -158,7 +162,7 @@ class Search:
         """Plant mistakes that explain the first divergence, and look for a second one where they stop explaining."""
         partial = [trial for trial in trials if trial.stopped is not None and _explains_first(trial)]
         partial.sort(key=lambda trial: -self.evidence.order[_stop(trial)])
-        found = []
+        found: list[Trial] = []
         for trial in partial[:_SECOND]:
             at = _stop(trial)
             passed = frozenset(key for key, residue in trial.residues.items() if residue.passed)
@@ -167,8 +171,15 @@ class Search:
                 for second in self._plausible(at, passed, library)
                 if second not in trial.mutants
             ]
-            found += self._each(pairs, at)
+            found += self._each(pairs[: _PAIRS - len(found)], at)
         return found
+
+
+def _best(explanations: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Return the explanations that leave about as little as the best one, the nearest first."""
+    nearest = sorted(explanations, key=lambda trial: trial.typical)
+    least = min((trial.worst for trial in nearest), default=0.0)
+    return tuple(trial for trial in nearest if trial.worst <= max(_CLASS * least, _NOISE))
 
 
 def _ids(mutants: Sequence[Mutant]) -> tuple[str, ...]:
@@ -231,7 +242,7 @@ def attempt(
         if key not in waiting:
             return
         waiting.discard(key)
-        residues[key] = evidence.residue(key, array, wide.get(key, 0.0))
+        residues[key] = _improved(evidence.before[key], evidence.residue(key, array, wide.get(key, 0.0)))
         if not residues[key].passed:
             failed.append(key)
         if not whole and (failed or not waiting):
@@ -243,6 +254,16 @@ def attempt(
         residues |= dict.fromkeys(waiting, APART)
     stopped = min(failed, key=lambda key: evidence.order[key], default=None)
     return Trial(mutants, residues, residues.get(first), stopped, error)
+
+
+def _improved(before: Residue, after: Residue) -> Residue:
+    """A failing value is only explained if the mistakes take away at least half of what is wrong.
+
+    A subject that is just over its gate would otherwise be within two gates of a port without any mistake.
+    """
+    if before.passed or not after.passed or before.figure is None or after.figure is None:
+        return after
+    return after if after.figure <= _LEFT * before.figure else replace(after, passed=False)
 
 
 def explained_rows(evidence: Evidence, trial: Trial) -> int:

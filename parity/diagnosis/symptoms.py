@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from parity.core.compare import Finding
-from parity.core.trace import SeamKey
+from parity.core.trace import SeamKey, Trace
+from parity.diagnosis.evidence import Residue
 from parity.mutants.base import seam_pattern
 from parity.mutants.registry import ALL
 
@@ -80,6 +81,27 @@ def symptoms(findings: Sequence[Finding], first: SeamKey) -> Symptoms:
         sum(item.rows_failed for item in failing),
         sum(item.rows for item in findings if item.compared),
         finding.worst_row,
+    )
+
+
+def symptoms_of_tokens(before: Mapping[SeamKey, Residue], reference: Trace) -> Symptoms:
+    """Read what log-probabilities alone say: which steps are wrong, and in how many rows of the batch."""
+    failing = {key: residue for key, residue in before.items() if not residue.passed}
+    first = next(iter(failing))
+    entries = reference.entries()
+    return Symptoms(
+        first.name,
+        first.call,
+        entries[first].step,
+        next((str(key) for key, residue in before.items() if residue.passed and key.call < first.call), None),
+        0,
+        [],
+        [],
+        [],
+        [entries[key].step for key in failing],
+        sum(residue.rows_failed for residue in failing.values()),
+        sum(residue.rows for residue in before.values()),
+        None,
     )
 
 

@@ -44,6 +44,9 @@ def diagnosis_document(
     )
 
 
+_DETAILED = 3  # causes that a bug report describes
+
+
 def bug_report(found: Sequence[Diagnosed], *, hypotheses: int, command: str, bundle: Bundle) -> str:
     """Return a paragraph for a bug report: the engine, what was seen, the likely cause, how to see it again."""
     diverged = [item for item in found if item.diverged]
@@ -58,7 +61,7 @@ def bug_report(found: Sequence[Diagnosed], *, hypotheses: int, command: str, bun
         if item.symptoms is not None:
             lines.append(f"Case {item.judged.case}: {item.symptoms.sentence()}.")
     causes = {one.ids: one for item in diverged for one in item.explanations}
-    for ids, one in causes.items():
+    for ids, one in list(causes.items())[:_DETAILED]:
         titles = "; and ".join(mutant.title for mutant in one.mutants)
         lines.append(
             f"Likely cause ({' with '.join(ids)}): {titles}. With it planted in a correct port, the worst row at the "
@@ -67,6 +70,8 @@ def bug_report(found: Sequence[Diagnosed], *, hypotheses: int, command: str, bun
         )
         known = [mutant for mutant in one.mutants if mutant.real]
         lines += [f"The same mistake was made before: {mutant.source}." for mutant in known]
+    if len(causes) > 1:
+        lines.append(f"The evidence does not tell {len(causes)} causes apart.")
     if not causes:
         lines.append(f"None of {hypotheses} known mistakes explains it.")
     lines.append(f"To see it again: {command} (bundle sha256 {bundle.sha256}).")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reports.kinds import (
     activations,
+    blackbox,
     calibration,
     comparison,
     diagnosis,
@@ -30,6 +31,7 @@ KINDS: dict[str, Kind] = {
         processor.KIND,
         comparison.KIND,
         judgement.KIND,
+        blackbox.KIND,
         diagnosis.KIND,
         tokens.KIND,
         activations.KIND,

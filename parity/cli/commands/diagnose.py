@@ -13,13 +13,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from parity.bundles.blackbox import judge_tokens, read_steps, the_case
 from parity.bundles.bundle import Bundle
 from parity.bundles.judging import Selection
 from parity.bundles.layout import Layout
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.progress import progress_bar
-from parity.diagnosis.diagnose import diagnose
+from parity.core.errors import ParityError
+from parity.diagnosis.diagnose import Diagnosed, diagnose, diagnose_tokens
 from parity.documents.diagnosis import diagnosis_document
 from parity.mutants.registry import ALL
 from parity.seams.promise import promise
@@ -30,7 +32,8 @@ class DiagnoseOptions:
     """The options of ``parity diagnose``."""
 
     bundle: Path
-    subject: Path
+    subject: Path | None
+    tokens: Path | None
     cases: tuple[str, ...]
     stages: tuple[str, ...]
     dtype: str | None
@@ -51,23 +54,35 @@ def diagnose_subject(options: DiagnoseOptions) -> int:
     layout = None if options.layout is None else Layout(options.layout)
     start = time.perf_counter()
     with progress_bar(2 * len(bundle.cases), quiet=options.as_json) as step:
-        found = diagnose(
-            bundle,
-            options.subject,
-            Selection(options.cases, options.stages, options.dtype, promise(options.expect), layout),
-            checkpoints=options.checkpoints,
-            progress=step,
-        )
+        if options.tokens is not None:
+            found = [_of_tokens(bundle, options, options.tokens)]
+        elif options.subject is not None:
+            selection = Selection(options.cases, options.stages, options.dtype, promise(options.expect), layout)
+            found = diagnose(bundle, options.subject, selection, checkpoints=options.checkpoints, progress=step)
+        else:
+            raise ParityError("name the SUBJECT's traces, or its tokens with --tokens")
     document = diagnosis_document(
         bundle,
         found,
-        subject=str(options.subject),
+        subject=str(options.tokens or options.subject),
         hypotheses=len(ALL),
-        command=shlex.join(["parity", "diagnose", str(options.bundle), str(options.subject)]),
+        command=shlex.join(["parity", "diagnose", str(options.bundle), *_words(options)]),
         environment=here(threads=torch.get_num_threads()),
         seconds=round(time.perf_counter() - start, 2),
     )
     return finish(document, lambda console: _show(console, document), as_json=options.as_json, out=options.out)
+
+
+def _words(options: DiagnoseOptions) -> list[str]:
+    return [str(options.subject)] if options.tokens is None else ["--tokens", str(options.tokens)]
+
+
+def _of_tokens(bundle: Bundle, options: DiagnoseOptions, tokens: Path) -> Diagnosed:
+    if options.subject is not None:
+        raise ParityError("give either the SUBJECT's traces or --tokens")
+    case = the_case(bundle, options.cases)
+    judged = judge_tokens(case, read_steps(tokens), options.dtype or case.dtypes[0])
+    return diagnose_tokens(bundle, judged, checkpoints=options.checkpoints)
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:

@@ -12,13 +12,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from parity.bundles.blackbox import judge_tokens, read_steps, the_case
 from parity.bundles.bundle import Bundle
 from parity.bundles.judging import Judged, Selection, judge_folder
 from parity.bundles.layout import Layout
 from parity.cli import console as view
 from parity.cli.command import finish, here
+from parity.core.errors import ParityError
+from parity.documents.blackbox import blackbox_document
 from parity.documents.judgement import judgement_document, report_place, trace_document
 from parity.seams.promise import promise
+
+_OFFER = "to see whether a known mistake explains it"
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class JudgeOptions:
     """The options of ``parity judge``."""
 
     bundle: Path
-    subject: Path
+    subject: Path | None
+    tokens: Path | None
     cases: tuple[str, ...]
     stages: tuple[str, ...]
     dtype: str | None
@@ -46,6 +52,10 @@ class JudgeOptions:
 
 def judge_subject(options: JudgeOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
+    if options.tokens is not None:
+        return _judge_tokens(options, options.tokens)
+    if options.subject is None:
+        raise ParityError("name the SUBJECT's traces, or its tokens with --tokens")
     selection = options.selection
     bundle = Bundle(options.bundle, sha256=options.sha256)
     results = judge_folder(bundle, options.subject, selection)
@@ -54,6 +64,23 @@ def judge_subject(options: JudgeOptions) -> int:
     if options.out is not None:
         _write(options.out, bundle, results, document)
     return finish(document, lambda console: _show(console, document, options), as_json=options.as_json)
+
+
+def _judge_tokens(options: JudgeOptions, tokens: Path) -> int:
+    if options.subject is not None:
+        raise ParityError("give either the SUBJECT's traces or --tokens")
+    bundle = Bundle(options.bundle, sha256=options.sha256)
+    case = the_case(bundle, options.cases)
+    found = judge_tokens(case, read_steps(tokens), options.dtype or case.dtypes[0])
+    document = blackbox_document(bundle, found, subject=str(tokens), environment=here(threads=1))
+
+    def show(console: Console) -> None:
+        console.print(view.verdict_line(document["verdict"]), soft_wrap=True)
+        if document["verdict"]["value"] == "DIVERGED":
+            words = ["parity", "diagnose", str(options.bundle), "--tokens", str(tokens), "--case", case.name]
+            console.print(view.plain(f"{_OFFER}: {shlex.join(words)}"), soft_wrap=True)
+
+    return finish(document, show, as_json=options.as_json, out=options.out)
 
 
 def _write(out: Path, bundle: Bundle, results: list[Judged], document: dict[str, Any]) -> None:
@@ -81,7 +108,7 @@ def _show(console: Console, document: dict[str, Any], options: JudgeOptions) -> 
     console.print(view.verdict_line(document["verdict"]), soft_wrap=True)
     if document["verdict"]["value"] == "DIVERGED":
         command = shlex.join(["parity", "diagnose", str(options.bundle), str(options.subject)])
-        console.print(view.plain(f"to see whether a known mistake explains it: {command}"), soft_wrap=True)
+        console.print(view.plain(f"{_OFFER}: {command}"), soft_wrap=True)
     if options.out is not None:
         click.echo(f"report: {options.out / 'report.html'}")
 
