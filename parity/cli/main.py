@@ -261,6 +261,30 @@ def diagnose(**options: Any) -> int:
 
 
 @subcommand(main, section="judge")
+@click.argument("name", type=click.Choice([*FOREIGN, "server"]))
+@click.argument("bundle", type=FOLDER)
+@click.option("--case", "cases", multiple=True, help="The case to ask about; default: the bundle's only one.")
+@click.option("--url", help="Address of a server that follows the OpenAI protocol, such as http://127.0.0.1:8080.")
+@click.option("--model", default="default", show_default=True, help="The name that the server knows the model by.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=300.0, show_default=True, help="Seconds for an answer."
+)
+@click.option("--checkpoint", type=FOLDER, help="The folder of the checkpoint, if the bundle does not hold it.")
+@click.option("--tokens", type=FOLDER, required=True, help="The new JSONL file for the engine's tokens.")
+@_sha256_option
+@save_option
+@json_option
+def engine(**options: Any) -> int:
+    """Ask the engine NAME the question of a case of BUNDLE, and judge its tokens and log-probabilities.
+
+    NAME is an engine that is installed here, or "server": llama.cpp's llama-server, mistralrs serve, vLLM.
+    """
+    from parity.cli.commands.engine import EngineOptions, ask_engine
+
+    return ask_engine(EngineOptions(**options))
+
+
+@subcommand(main, section="judge")
 @model_argument
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture file; may be repeated.")
 @click.option("--video", "videos", type=FOLDER, multiple=True, help="A video file; may be repeated.")

@@ -29,6 +29,8 @@ FILES = {
     "processor": ["report.json", "findings.csv", "report.md", "report.html"],
     "comparison": ["report.json", "findings.csv", "report.md", "report.html"],
     "judgement": ["report.json", "findings.csv", "report.md", "report.html"],
+    "diagnosis": ["report.json", "diagnosis.csv", "report.md", "report.html"],
+    "blackbox": ["report.json", "places.csv", "report.md", "report.html"],
     "tokens": ["report.json", "tokens.csv", "report.md", "report.html"],
     "signoff": ["report.json", "items.csv", "report.md", "report.html"],
     "activations": ["report.json", "activations.csv", "report.md", "report.html"],
