@@ -231,6 +231,81 @@ def tokens_document() -> Document:
     }
 
 
+def _explanation(name: str, *, explained: int, stopped: str | None) -> Document:
+    mistake = {"id": name, "title": "a mistake", "component": "merger", "source": "an engine", "real": True}
+    return {
+        "mistakes": [mistake],
+        "ratio_before": 47.9,
+        "ratio_after": 0.08,
+        "figure_before": 2.2e-4,
+        "figure_after": 8.3e-7,
+        "worst_after": 0.15 if stopped is None else None,
+        "rows_failed": 12,
+        "rows_explained": explained,
+        "share": explained / 12,
+        "stopped": stopped,
+    }
+
+
+def diagnosis_document() -> Document:
+    """A trace that is explained, one that is not and has a nearest mistake, and a sound one."""
+    run = run_document()
+    symptoms = {
+        "seam": "vision.deepstack.0",
+        "call": 0,
+        "step": "prefill, images",
+        "after": "vision.blocks.5.out[0]",
+        "not_given": 13,
+        "components": ["merger", "deepstack"],
+        "kinds": ["image"],
+        "sound_kinds": ["text"],
+        "steps": ["prefill, images", "prefill"],
+        "rows_failed": 12,
+        "rows": 99,
+        "worst_row": "merged 3 (image)",
+    }
+    cost = {"runs": 1.5, "runs_begun": 4, "passes": 7}
+    shared = {"stage": "model", "subject": run["subject"], "verdict": run["verdict"], "tried": ["a", "b"], "cost": cost}
+    cause = _explanation("a", explained=12, stopped=None)
+    near = _explanation("b", explained=5, stopped="text.norm[0]")
+    return {
+        "schema_version": "2.0",
+        "kind": "diagnosis",
+        "environment": environment(),
+        "bundle": {"path": "golden", "sha256": "ab" * 32},
+        "subject": "my-engine",
+        "hypotheses": 267,
+        "conclusion": {"status": "unexplained", "text": "explained by a; text: none of 267 known mistakes explains it"},
+        "traces": [
+            {"case": "photo", "symptoms": symptoms, "explanations": [cause], "nearest": None, **shared},
+            {"case": "text", "symptoms": symptoms, "explanations": [], "nearest": near, **shared},
+            {"case": "sound", "symptoms": None, "explanations": [], "nearest": None, **shared},
+        ],
+        "bug_report": "my-engine differs from transformers.",
+        "totals": {"runs": 4.5, "runs_begun": 12, "passes": 21, "seconds": 3.2},
+        "verdict": _verdict("DIVERGED", "2 of 3 stages: photo, model: first divergence at vision.deepstack.0"),
+    }
+
+
+def blackbox_document() -> Document:
+    place = {"row": 0, "step": 0, "token": 7, "expected": 7, "margin": 1.5, "gate": 1e-4, "logprobs": 20}
+    return {
+        "schema_version": "2.0",
+        "kind": "blackbox",
+        "environment": environment(),
+        "bundle": {"path": "golden", "sha256": "ab" * 32},
+        "subject": "out.jsonl",
+        "case": "photo",
+        "dtype": "float32",
+        "left_out": 1,
+        "places": [
+            {**place, "figure": 2e-6, "passed": True},
+            {**place, "step": 1, "token": 8, "figure": None, "logprobs": 0, "passed": False},
+        ],
+        "verdict": _verdict("DIVERGED", "first divergence at row 0, step 1"),
+    }
+
+
 def activations_document() -> Document:
     return {
         "schema_version": "2.0",
@@ -382,6 +457,8 @@ SIMPLE = {
     "processor": processor_document,
     "comparison": comparison_document,
     "judgement": judgement_document,
+    "diagnosis": diagnosis_document,
+    "blackbox": blackbox_document,
     "tokens": tokens_document,
     "activations": activations_document,
     "signoff": signoff_document,

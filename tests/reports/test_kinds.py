@@ -29,6 +29,8 @@ FILES = {
     "processor": ["report.json", "findings.csv", "report.md", "report.html"],
     "comparison": ["report.json", "findings.csv", "report.md", "report.html"],
     "judgement": ["report.json", "findings.csv", "report.md", "report.html"],
+    "diagnosis": ["report.json", "diagnosis.csv", "report.md", "report.html"],
+    "blackbox": ["report.json", "places.csv", "report.md", "report.html"],
     "tokens": ["report.json", "tokens.csv", "report.md", "report.html"],
     "signoff": ["report.json", "items.csv", "report.md", "report.html"],
     "bench": ["report.json", "bench.csv", "report.md", "report.html"],
