@@ -23,6 +23,9 @@ from parity.seams.model import Dimensions
 
 BUNDLE_VERSION = "1.0"
 
+# Stages whose float seams are judged by floors.
+FLOORED = ("model", "generation")
+
 
 @dataclass(frozen=True)
 class BundleCase:
@@ -45,9 +48,12 @@ class BundleCase:
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The dtypes that there are floors for."""
-        model = self.record["model"]
-        return () if model is None else tuple(model["dtypes"])
+        """The dtypes that there are floors for. They are the same for all stages that have some."""
+        return next((tuple(self.record[stage]["dtypes"]) for stage in FLOORED if self.record[stage] is not None), ())
+
+    def dtypes_of(self, stage: str) -> tuple[str, ...]:
+        """The dtypes that a stage is judged in. The processor has none."""
+        return self.dtypes if stage in FLOORED else ("any dtype",)
 
     @property
     def dimensions(self) -> Dimensions:
@@ -56,24 +62,27 @@ class BundleCase:
 
     @property
     def inputs(self) -> Inputs | None:
-        model = self.record["model"]
-        return None if model is None else Inputs(self.folder / model["inputs"])
+        places = (self.record[stage]["inputs"] for stage in FLOORED if self.record[stage] is not None)
+        return next((Inputs(self.folder / place) for place in places), None)
 
-    def part(self, dtype: str) -> Mapping[str, Any]:
-        """Return what the bundle has of one dtype: reference, floors, the runs that made them, decode tokens."""
-        part: Mapping[str, Any] = self.record["model"]["dtypes"][dtype]
+    def part(self, dtype: str, stage: str = "model") -> Mapping[str, Any]:
+        """Return what the bundle has of a stage at one dtype: reference, floors, the runs that made them.
+
+        That of the model also has the tokens of the decode steps.
+        """
+        part: Mapping[str, Any] = self.record[stage]["dtypes"][dtype]
         return part
 
     def reference(self, stage: str, dtype: str) -> BundleTrace:
         """Open the reference's trace. The processor's has no dtype."""
-        name = self.record["processor"]["reference"] if stage == "processor" else self.part(dtype)["reference"]
+        name = self.record["processor"]["reference"] if stage == "processor" else self.part(dtype, stage)["reference"]
         return BundleTrace(self.folder / name, Known(self.inputs, self.record["merge"]))
 
     def floors(self, reference: BundleTrace, stage: str, dtype: str) -> Floors:
         """Read the floors. The processor has exact and step gates only, which need none."""
         if stage == "processor":
             return Floors(reference)
-        return Floors.load(self.folder / self.part(dtype)["floors"], reference)
+        return Floors.load(self.folder / self.part(dtype, stage)["floors"], reference)
 
     def count(self, kind: str) -> int:
         """Return the number of parts of a kind (``image`` or ``video``) in all rows."""
@@ -144,7 +153,7 @@ def _check_records(folder: Path, document: Mapping[str, Any]) -> None:
         raise BundleError(f"{folder / BUNDLE} has a case twice: {', '.join(names)}")
     owned: set[str] = set()
     for record in document["cases"]:
-        for stage in ("processor", "model"):
+        for stage in ("processor", *FLOORED):
             if (record[stage] is not None) != (stage in record["stages"]):
                 raise BundleError(f"{folder / BUNDLE}: the stages of {record['name']} do not fit its {stage!r}")
         for place in _places(record):
@@ -165,9 +174,9 @@ def _places(record: Mapping[str, Any]) -> list[str]:
         places.append(record["checkpoint"]["folder"])
     if record["processor"] is not None:
         places.append(record["processor"]["reference"])
-    if record["model"] is not None:
-        places.append(record["model"]["inputs"])
-        for part in record["model"]["dtypes"].values():
+    for stage in (record[name] for name in FLOORED if record[name] is not None):
+        places.append(stage["inputs"])
+        for part in stage["dtypes"].values():
             places += [part["reference"], part["floors"]]
     return places
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from parity.bundles.bundle import BundleCase
 from parity.bundles.files import BundleError
+from parity.bundles.generation import check_generation
 from parity.bundles.inputs import SEAM_OF, Inputs
 from parity.bundles.packing import compared_rows
 from parity.bundles.trace import BundleTrace, compared
@@ -49,6 +50,11 @@ def check_stage(case: BundleCase, stage: str, dtype: str) -> tuple[BundleTrace, 
         floors = case.floors(reference, stage, dtype)
         if stage == "processor":
             _check_processor(case, reference)
+        elif stage == "generation":
+            check_generation(case, reference)
+            check_width(floors, dtype)
+            for entry in (entry for entry in reference if entry.gate == "float"):
+                _check_float(reference, entry, floors, dtype)
         else:
             _check_model(case, reference, floors, dtype)
     except (ValueError, IndexError) as error:  # numpy's, where shapes do not fit each other

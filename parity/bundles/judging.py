@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from parity.bundles.bundle import Bundle, BundleCase
+from parity.bundles.bundle import FLOORED, Bundle, BundleCase
 from parity.bundles.checks import check_stage
 from parity.bundles.fitting import LAST_ONLY, fitted, is_part
 from parity.bundles.layout import Layout
@@ -149,7 +149,10 @@ def trace_places(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 def stage_of(trace: Trace) -> str:
     """Return the stage of a trace by its seams."""
-    return "processor" if all(entry.key.name.startswith("processor.") for entry in trace) else "model"
+    for stage in ("processor", "generation"):
+        if all(entry.key.name.startswith(f"{stage}.") for entry in trace):
+            return stage
+    return "model"
 
 
 def case_of(trace: Trace, bundle: Bundle, selection: Selection) -> str:
@@ -168,7 +171,7 @@ def _judged(case: BundleCase, stage: str, trace: Trace, selection: Selection) ->
     refusal = _binding(case, stage, described, selection)
     if refusal is not None:
         return _refused(described, stage, refusal, case.name)
-    dtype = described.dtype if stage == "model" else "any dtype"
+    dtype = described.dtype if stage in FLOORED else "any dtype"
     reference, floors = check_stage(case, stage, dtype)
     check_names(trace, reference)
     fitting: Trace = reference
@@ -178,7 +181,7 @@ def _judged(case: BundleCase, stage: str, trace: Trace, selection: Selection) ->
         if refusal is not None:
             return _refused(described, stage, refusal, case.name)
     findings = compare(trace, Comparison(fitting, floors, DEFAULT_GATE))
-    runs = case.part(dtype)["floor_runs"] if stage == "model" else []
+    runs = case.part(dtype, stage)["floor_runs"] if stage in FLOORED else []
     findings, judgement = _judgement(findings, stage, trace, fitting, floors, selection.promise)
     compared = (trace, fitting, floors)
     return Judged(case.name, stage, judgement, described, reference.description, runs, findings, compared)
@@ -244,7 +247,7 @@ def _binding(case: BundleCase, stage: str, subject: Description, selection: Sele
         return (
             f"the subject has the checkpoint {subject.checkpoint}, the bundle {case.checkpoint}; judge one checkpoint"
         )
-    if stage != "model":
+    if stage not in FLOORED:
         return None
     if selection.dtype is not None and subject.dtype != selection.dtype:
         return f"the subject has the dtype {subject.dtype}, --dtype asks for {selection.dtype}"
@@ -284,6 +287,6 @@ def _refused(subject: Description, stage: str, reason: str, case: str | None = N
 
 
 def _missing(case: BundleCase, stage: str, folder: Path) -> Judged:
-    expected = len(case.reference(stage, case.dtypes[0] if stage == "model" else ""))
+    expected = len(case.reference(stage, case.dtypes_of(stage)[0]))
     reason = f"{folder} has no {stage} trace of {case.name}"
     return Judged(case.name, stage, Judgement(Verdict.INCOMPLETE, reason, None, expected, 0, 0))

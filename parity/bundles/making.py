@@ -24,6 +24,7 @@ from parity.cases.media import FrameFolder, GivenFrames, GivenPicture
 from parity.cases.media_batch import MediaBatch, write_media_batch
 from parity.core.errors import ParityError
 from parity.runs.case_run import prepare_stages
+from parity.runs.generation_stage import FILE, GenerationStage, Planned
 from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader, plain_config
 from parity.runs.model_stage import ModelStage
@@ -71,12 +72,12 @@ def make_bundle(folder: Path, recipe: Recipe, loader: Loader, *, progress: Progr
     bundle = Bundle(folder)
     for case in bundle.cases.values():
         for stage in case.stages:
-            for dtype in case.dtypes if stage == "model" else ("any dtype",):
+            for dtype in case.dtypes_of(stage):
                 check_stage(case, stage, dtype)
     return bundle
 
 
-_BUNDLED: tuple[StageName, ...] = ("processor", "model")
+_BUNDLED: tuple[StageName, ...] = ("processor", "model", "generation")
 
 
 def _stages(case: Case) -> tuple[StageName, ...]:
@@ -128,9 +129,10 @@ def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: 
         "merge": plain_config(checkpoint)["vision_config"]["spatial_merge_size"],
         "processor": None,
         "model": None,
+        "generation": None,
     }
     runnable = replace(case, stages=_stages(case))
-    for dtype in recipe.dtypes if "model" in case.stages else recipe.dtypes[:1]:
+    for dtype in recipe.dtypes if {"model", "generation"} & set(case.stages) else recipe.dtypes[:1]:
         inputs, stages = prepare_stages(
             runnable,
             loader,
@@ -141,20 +143,19 @@ def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: 
             progress=partial(_told, progress, f"{case.name}, {dtype}"),
         )
         assert inputs is not None
-        model = next((stage for stage in stages if isinstance(stage, ModelStage)), None)
+        floored = [stage for stage in stages if isinstance(stage, ModelStage | GenerationStage)]
         if "rows" not in record:
             record |= _requests(root, place / "media", case, inputs)
-            fed = None if model is None else _write_inputs(root / place, inputs, model)
-            if model is not None:
-                record["model"] = _described(place, inputs)
+            fed = _write_inputs(root / place, inputs, floored[0]) if floored else None
+            record |= {stage.name: _described(place, inputs, stage) for stage in floored}
             if "processor" in case.stages:
                 record["processor"] = {"reference": (place / "reference-processor").as_posix()}
                 trace = inputs.processed.yardstick.trace
                 folder = root / place / "reference-processor"
                 write_trace(trace, folder, checkpoint=sha256, known=Known(fed, record["merge"]))
-        if model is not None:
+        for stage in floored:
             known = Known(Inputs(root / place / "inputs.safetensors"), record["merge"])
-            record["model"]["dtypes"][dtype] = _add_dtype(root, place, dtype, model, sha256, known)
+            record[stage.name]["dtypes"][dtype] = _add_dtype(root, place, dtype, stage, sha256, known)
     return record
 
 
@@ -162,7 +163,11 @@ def _told(progress: Progress, which: str, what: str) -> None:
     progress(f"{which}: {what}")
 
 
-def _described(place: Path, inputs: CaseInputs) -> dict[str, Any]:
+def _described(place: Path, inputs: CaseInputs, stage: ModelStage | GenerationStage) -> dict[str, Any]:
+    """Return what the bundle says of a stage, without its dtypes."""
+    if isinstance(stage, GenerationStage):
+        file = (place / "inputs.safetensors").as_posix()
+        return {"inputs": file, "requests": [_asked(each) for each in stage.planned], "dtypes": {}}
     dimensions = Dimensions.from_config(inputs.config)
     return {
         "inputs": (place / "inputs.safetensors").as_posix(),
@@ -173,22 +178,37 @@ def _described(place: Path, inputs: CaseInputs) -> dict[str, Any]:
     }
 
 
-def _write_inputs(folder: Path, inputs: CaseInputs, model: ModelStage) -> Inputs:
-    """Write what the model is fed, and the position ids that the reference makes of it."""
+def _asked(each: Planned) -> dict[str, Any]:
+    """Return what a request asks for, and how much the reference generates."""
+    fields = json.loads((each.request.folder / FILE).read_text(encoding="utf-8"))
+    return {
+        "config": fields,
+        "max_new_tokens": each.request.max_new_tokens,
+        "seed": each.request.seed,
+        "do_sample": each.sampler.do_sample,
+        "tokens": len(each.tokens),
+    }
+
+
+def _write_inputs(folder: Path, inputs: CaseInputs, stage: ModelStage | GenerationStage) -> Inputs:
+    """Write what the model is fed. For the model stage, also the position ids that the reference makes of it."""
     tensors = {name: to_numpy(tensor) for name, tensor in inputs.tensors.items() if name in SEAM_OF}
-    tensors["position_ids"] = model.yardstick.trace.read(SEAM_OF["position_ids"])
+    if isinstance(stage, ModelStage):
+        tensors["position_ids"] = stage.yardstick.trace.read(SEAM_OF["position_ids"])
     path = folder / "inputs.safetensors"
     save_file(tensors, path)
     return Inputs(path)
 
 
-def _add_dtype(root: Path, place: Path, dtype: str, model: ModelStage, sha256: str, known: Known) -> dict[str, Any]:
+def _add_dtype(
+    root: Path, place: Path, dtype: str, stage: ModelStage | GenerationStage, sha256: str, known: Known
+) -> dict[str, Any]:
     """Write floors, and the reference unless that of another dtype is the same.
 
     It is the same if the checkpoint's numbers fit into both dtypes. Otherwise their weights differ by rounding.
     """
     folder = root / place / f"reference-{dtype}"
-    write_trace(model.yardstick.trace, folder, checkpoint=sha256, known=known)
+    write_trace(stage.yardstick.trace, folder, checkpoint=sha256, known=known)
     others = (other for other in sorted((root / place).glob("reference*")) if other.name != folder.name)
     same = next((other for other in others if inventory(other) == inventory(folder)), None)
     if same is not None:
@@ -196,13 +216,13 @@ def _add_dtype(root: Path, place: Path, dtype: str, model: ModelStage, sha256: s
     elif not (root / place / "reference").exists():
         same = folder.rename(root / place / "reference")
     floors = f"floors-{dtype}.safetensors"
-    model.yardstick.floors.save(root / place / floors)
-    return {
+    stage.yardstick.floors.save(root / place / floors)
+    part = {
         "reference": (place / (same or folder).name).as_posix(),
         "floors": (place / floors).as_posix(),
-        "floor_runs": list(model.yardstick.runs),
-        "decode_tokens": model.tokens.tolist(),
+        "floor_runs": list(stage.yardstick.runs),
     }
+    return part if isinstance(stage, GenerationStage) else {**part, "decode_tokens": stage.tokens.tolist()}
 
 
 def _requests(root: Path, media: Path, case: Case, inputs: CaseInputs) -> dict[str, Any]:

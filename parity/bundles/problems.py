@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from parity.bundles.bundle import Bundle, BundleCase
+from parity.bundles.bundle import FLOORED, Bundle, BundleCase
 from parity.bundles.fitting import fitted
 from parity.bundles.judging import Selection, case_of, open_trace, stage_of, trace_places
 from parity.bundles.layout import Layout
@@ -41,7 +41,7 @@ def _problems(bundle: Bundle, trace: Trace, promised: Promise) -> Iterator[str]:
         return
     if described_as.checkpoint not in (None, case.checkpoint):
         yield f"its checkpoint is {described_as.checkpoint}, the bundle's {case.checkpoint}"
-    if stage == "model" and described_as.dtype not in case.dtypes:
+    if stage in FLOORED and described_as.dtype not in case.dtypes:
         yield f"its dtype is {described_as.dtype}; the bundle has floors for {', '.join(case.dtypes)}"
         return
     yield from _of_values(case, trace, stage, promised)

@@ -209,7 +209,7 @@ def compare(**options: Any) -> int:
 @click.option(
     "--stage",
     "stages",
-    type=click.Choice(["processor", "model"]),
+    type=click.Choice(["processor", "model", "generation"]),
     multiple=True,
     help="Judge only this stage; may be repeated. Default: both.",
 )
@@ -236,7 +236,9 @@ def judge(**options: Any) -> int:
 @click.argument("subject", type=FOLDER, required=False)
 @_tokens_option
 @click.option("--case", "cases", multiple=True, help="Diagnose only this case; may be repeated. Default: every case.")
-@click.option("--stage", "stages", type=click.Choice(["processor", "model"]), multiple=True, help="Only this stage.")
+@click.option(
+    "--stage", "stages", type=click.Choice(["processor", "model", "generation"]), multiple=True, help="Only this stage."
+)
 @click.option("--dtype", type=DTYPE, help="The dtype that the subject must have; default: any that has floors.")
 @click.option(
     "--checkpoint",

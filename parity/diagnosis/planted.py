@@ -21,8 +21,9 @@ from parity.core.errors import ParityError
 from parity.core.metrics import as_rows, row_errors
 from parity.core.trace import SeamKey
 from parity.engines.base import Sink, TensorMap
+from parity.engines.busy import BusyPortEngine, OtherRequest, OtherRequests
 from parity.engines.dtypes import DTYPES
-from parity.engines.port import BusyPortEngine, OtherRequests, PortProcessor, port_processor
+from parity.engines.port import PortProcessor, port_processor
 from parity.kernels.base import Kernels, computing_with
 from parity.kernels.plain import PlainKernels
 from parity.mutants.base import Mutant
@@ -180,7 +181,8 @@ class PlantedRuns:
     @cached_property
     def _others(self) -> OtherRequests:
         before, between = (
-            [self._processed(request) for request in self.case.record[when]] for when in ("before", "between")
+            [OtherRequest(self._batch(request), self._processed(request)) for request in self.case.record[when]]
+            for when in ("before", "between")
         )
         return OtherRequests(before, between)
 

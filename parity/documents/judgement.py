@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parity.bundles.bundle import Bundle, gate_section
+from parity.bundles.bundle import FLOORED, Bundle, gate_section
 from parity.bundles.judging import Judged, total
 from parity.core.gates import DEFAULT_GATE
 from parity.documents.base import document, finding_sections, judgement_section, side_section, verdict_section
@@ -48,7 +48,7 @@ def trace_document(result: Judged, bundle: Bundle, *, environment: Mapping[str, 
 
 def report_place(result: Judged) -> str:
     """Return the folder of a trace's own report in the report folder."""
-    dtype = "" if result.subject is None or result.stage != "model" else f"-{result.subject.dtype}"
+    dtype = "" if result.subject is None or result.stage not in FLOORED else f"-{result.subject.dtype}"
     return f"cases/{result.case}-{result.stage}{dtype}"
 
 

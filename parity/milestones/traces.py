@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from parity.bundles.bundle import Bundle
+from parity.bundles.bundle import FLOORED, Bundle
 from parity.bundles.judging import Judged, Selection, judge_folder
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
@@ -55,7 +55,7 @@ class BundleSource:
             result
             for result in judged
             if result.case == item.name
-            and (result.stage != "model" or result.subject is None or result.subject.dtype == item.dtype)
+            and (result.stage not in FLOORED or result.subject is None or result.subject.dtype == item.dtype)
         ]
         return self._content(item, judged, case.stages)
 
@@ -64,7 +64,7 @@ class BundleSource:
             found = [result for result in judged if result.stage == stage]
             absent = not found or any(result.subject is None for result in found)
             if absent:
-                dtype = f" in {item.dtype}" if stage == "model" else ""
+                dtype = f" in {item.dtype}" if stage in FLOORED else ""
                 return evidence.missing(f"{self._traces} has no {stage} trace of {item.name}{dtype}")
         refused = next((result for result in judged if result.reference is None), None)
         if refused is not None and refused.judgement.verdict is Verdict.INVALID:

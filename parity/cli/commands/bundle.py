@@ -59,7 +59,7 @@ def show_bundle(folder: Path, *, as_json: bool) -> int:
 def _problems(bundle: Bundle) -> Iterator[str]:
     for case in bundle.cases.values():
         for stage in case.stages:
-            for dtype in case.dtypes if stage == "model" else ("any dtype",):
+            for dtype in case.dtypes_of(stage):
                 try:
                     check_stage(case, stage, dtype)
                 except ParityError as error:
@@ -85,17 +85,15 @@ def _facts(case: BundleCase, record: Mapping[str, Any]) -> Iterator[tuple[str, s
         yield "first serve", _prompt(request)
     yield "feed", f"{_prompt(record)}; {record['decode_steps']} decode steps"
     for request in record["between"]:
-        yield "before decode 1", _prompt(request)
+        yield "serve in turn", _prompt(request)
     if record["chunk"] is not None:
         yield "prefill", f"in chunks of {record['chunk']} tokens"
-    if record["model"] is not None:
-        inputs = case.inputs
-        assert inputs is not None
+    inputs = case.inputs
+    if inputs is not None:
         tensors = (f"{name} {list(inputs.read(name).shape)}" for name in sorted(inputs.names))
-        yield "inputs", f"{record['model']['inputs']}: {', '.join(tensors)}"
+        yield "inputs", f"{inputs.path.relative_to(case.folder).as_posix()}: {', '.join(tensors)}"
     for stage in case.stages:
-        dtypes = case.dtypes if stage == "model" else ("any dtype",)
-        for dtype in dtypes:
+        for dtype in case.dtypes_of(stage):
             yield f"{stage}, {dtype}", _stage(case, stage, dtype)
 
 
@@ -105,9 +103,12 @@ def _stage(case: BundleCase, stage: str, dtype: str) -> str:
     counts = ", ".join(f"{gates.count(gate)} {gate}" for gate in dict.fromkeys(gates))
     if stage == "processor":
         return f"{len(gates)} seams ({counts})"
-    part = case.part(dtype)
+    part = case.part(dtype, stage)
+    floors = f"floors from {' | '.join(part['floor_runs'])}"
+    if stage == "generation":
+        return f"{len(gates)} seams ({counts}); {len(case.record['generation']['requests'])} requests; {floors}"
     tokens = "; ".join(" ".join(map(str, row)) for row in part["decode_tokens"])
-    return f"{len(gates)} seams ({counts}); decode tokens {tokens}; floors from {' | '.join(part['floor_runs'])}"
+    return f"{len(gates)} seams ({counts}); decode tokens {tokens}; {floors}"
 
 
 def _prompt(request: Mapping[str, Any]) -> str:

@@ -120,7 +120,7 @@ def test_other_requests_are_in_the_bundle(tmp_path: Path) -> None:
     assert all((out / file).is_file() for file in files)
     answer = call("bundle", "show", out)
     assert "first serve" in answer.stdout
-    assert "before decode 1" in answer.stdout
+    assert "serve in turn" in answer.stdout
 
 
 def test_a_case_of_the_processor_alone(tmp_path: Path) -> None:
