@@ -83,6 +83,7 @@ def conversation_cases() -> list[Case]:
             ),
             stages=("processor",),
             prompting=Prompting(tools=(json.dumps(_WEATHER),), variables=(("enable_thinking", False),)),
+            since=(5, 24),
         ),
         Case(
             "texts",

@@ -9,7 +9,9 @@ has what seeded weights lack: peaked logits, and attention to few places.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 from parity.cases.case import ODD, TIED, TINY, TRAINED, Case, Checkpoint, Row, SeededCheckpoint
 from parity.cases.conversations import conversation_cases
@@ -55,8 +57,8 @@ def scene_row(number: int, *, clip: bool = False) -> Row:
 
 
 def standard_suite() -> list[Case]:
-    """Return every case of ``parity suite``, by phase."""
-    return [
+    """Return every case of ``parity suite`` that the installed transformers can run, by phase."""
+    cases = [
         *_phase_1(),
         *loading_cases(),
         *conversation_cases(),
@@ -66,6 +68,16 @@ def standard_suite() -> list[Case]:
         *_phase_4(),
         *state_cases(),
     ]
+    return [case for case in cases if case.since <= _installed()]
+
+
+def _installed() -> tuple[int, int]:
+    """The release of transformers; the newest if there is none, as where cases are only listed."""
+    try:
+        major, minor, *_ = version("transformers").split(".")
+    except PackageNotFoundError:
+        return sys.maxsize, 0
+    return int(major), int(minor)
 
 
 def _phase_1() -> Sequence[Case]:
