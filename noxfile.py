@@ -119,6 +119,24 @@ def calibrate(session: nox.Session) -> None:
 
 
 @nox.session
+def perf(session: nox.Session) -> None:
+    """Time the port beside the reference and the machine, then check it against the accepted figures.
+
+    With arguments, only `parity bench` is run with them, for example `-- --shape 2b --dtype bfloat16`.
+    """
+    out = "parity-reports/bench"
+    run(session, "parity", "bench", *(session.posargs or ["--out", out]))
+    if not session.posargs:
+        run(session, "parity", "bench", "--check", "--threads", "1", "--seconds", "20", "--out", f"{out}-check")
+
+
+@nox.session
+def perf_rates(session: nox.Session) -> None:
+    """Measure how often the speed check catches a port that is 15 % slower, and how often it fails an unchanged one."""
+    run(session, "tests.parity.bench.rates", *session.posargs)
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Plant every known mistake in the port, and run each on every case, in float32 and bfloat16."""
     for dtype in ("float32", "bfloat16"):

@@ -11,8 +11,7 @@ Shape legend
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from transformers.video_utils import VideoMetadata, load_video
 
 from reference.errors import ReferenceModelError
 from reference.media import ONE_TURN, PicturePath, Prompting, VideoFrames, VideoPath, conversation
+from reference.recording import recording
 
 Sink = Callable[[str, Tensor], object]
 
@@ -88,7 +88,7 @@ class ReferenceProcessor:
         if videos:
             extra |= _video_arguments(videos)
         timestamps: list[list[float]] = []
-        with _recording(self.processor, "_calculate_timestamps", timestamps.append):
+        with recording(self.processor, "_calculate_timestamps", timestamps.append):
             batch = self.processor(text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **extra)
         names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "pixel_values_videos")
         tensors = {name: batch[name] for name in (*names, "video_grid_thw") if name in batch}
@@ -108,6 +108,11 @@ class ReferenceProcessor:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of token ids, with special tokens."""
         text: str = self.processor.tokenizer.decode(list(token_ids))
+        return text
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids as it is shown to a user, without special tokens."""
+        text: str = self.processor.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
 
     def _sampled(self, part: VideoFrames | VideoPath) -> _Sampled:
@@ -132,7 +137,7 @@ class ReferenceProcessor:
         own = self.processor.image_processor
         for index, image in enumerate(images):
             name, resized = f"processor.images.{index}", list[Tensor]()
-            with _recording(own, "resize", resized.append):
+            with recording(own, "resize", resized.append):
                 patches = own(images=[image], return_tensors="pt")["pixel_values"]
             sink(f"{name}.decoded", torch.from_numpy(np.array(image)))  # (H, W, 3)
             sink(f"{name}.resized", resized[0].permute(0, 2, 3, 1))  # (1, C, h, w) -> (1, h, w, C)
@@ -142,7 +147,7 @@ class ReferenceProcessor:
         own = self.processor.video_processor
         for index, video in enumerate(videos):
             name, resized = f"processor.videos.{index}", list[Tensor]()
-            with _recording(own, "resize", resized.append):
+            with recording(own, "resize", resized.append):
                 patches = own(**_video_arguments([video]), return_tensors="pt")["pixel_values_videos"]
             kept = len(video.frames)  # computing the timestamps pads the list of frames in place
             sink(f"{name}.frame_indices", torch.tensor([int(i) for i in video.metadata.frames_indices][:kept]))
@@ -196,23 +201,3 @@ def _average_over_temporal_patches(processor: Any) -> None:
     original = processor._calculate_timestamps
     frames = processor.video_processor.temporal_patch_size
     processor._calculate_timestamps = lambda indices, video_fps, *_size: original(indices, video_fps, frames)
-
-
-@contextmanager
-def _recording(owner: Any, name: str, record: Callable[[Any], object]) -> Iterator[None]:
-    """Record what ``owner.name`` returns inside the block. Only the object is wrapped, not its class."""
-    original, own = getattr(owner, name), name in vars(owner)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        value = original(*args, **kwargs)
-        record(value)
-        return value
-
-    setattr(owner, name, call)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(owner, name, original)
-        else:
-            delattr(owner, name)

@@ -19,6 +19,7 @@ GROUPS = {
     "text": "text layers",
     "output": "output",
     "cache": "KV cache",
+    "generation": "generation",
     "weights": "weights",
 }
 

@@ -10,7 +10,7 @@ from parity.cases.media import Source
 from reference.media import ONE_TURN, Prompting
 
 Padding = Literal["left", "right"]
-StageName = Literal["processor", "model", "weights", "calls", "refusals"]
+StageName = Literal["processor", "model", "generation", "weights", "calls", "refusals"]
 # What is wrong with a request that must be refused. See ``parity.engines.busy``.
 Fault = Literal[
     "patches missing", "grids exchanged", "cache too small", "unknown token", "missing file", "damaged file",
@@ -69,16 +69,31 @@ Row = tuple[Source, ...]
 
 
 @dataclass(frozen=True)
+class Request:
+    """One call of ``generate`` on the rows of a case.
+
+    ``config`` are the fields of ``generation_config.json``, as pairs; None: the checkpoint's own file.
+    ``max_new_tokens`` is passed to ``generate`` if it is given. ``end_after`` gives a number of tokens for some rows:
+    the token that the reference generates there becomes an end token of the request.
+    """
+
+    config: tuple[tuple[str, Any], ...] | None = None
+    max_new_tokens: int | None = None
+    seed: int = 0
+    end_after: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True)
 class Case:
     """One input, and the stages that are judged on it.
 
     ``stages`` are judged in order: "processor" (from the files to token ids and pixels), "model" (seam by seam),
-    "calls" (the logits of the model's other calls), "weights" (tensor by tensor), "refusals" (bad input is refused).
-    The same processor and model serve the requests ``before`` first. The model serves those ``between`` in turn with
-    the case: their prefills after its own, and a step of each before each of its decode steps. ``fault``: what is
-    wrong with the case as such a request. ``grids_only``: of the processor, only sizes and prompts are judged, because
-    the pixels are many. ``since``: the release of transformers from which the reference does the same. ``phase`` is
-    the phase of the integration that the case tests.
+    "generation" (each of ``requests``, token by token), "calls" (the logits of the model's other calls), "weights"
+    (tensor by tensor), "refusals" (bad input is refused). The same processor and model serve the requests ``before``
+    first. The model serves those ``between`` in turn with the case: their prefills after its own, and a step of each
+    before each of its decode steps. ``fault``: what is wrong with the case as such a request. ``grids_only``: of the
+    processor, only sizes and prompts are judged, because the pixels are many. ``since``: the release of transformers
+    from which the reference does the same. ``phase`` is the phase of the integration that the case tests.
     """
 
     name: str
@@ -92,6 +107,7 @@ class Case:
     stages: tuple[StageName, ...] = ("processor", "model")
     before: tuple[Case, ...] = ()
     between: tuple[Case, ...] = ()
+    requests: tuple[Request, ...] = ()
     fault: Fault | None = None
     prompting: Prompting = ONE_TURN
     grids_only: bool = False
@@ -100,6 +116,8 @@ class Case:
     @property
     def mode(self) -> str:
         """The forwards of the case, in words."""
+        if "generation" in self.stages:
+            return f"{len(self.requests)} requests to generate"
         if "model" not in self.stages:
             return " and ".join(self.stages)
         prefill = "prefill" if self.chunk is None else f"prefill in chunks of {self.chunk}"

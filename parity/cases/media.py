@@ -372,3 +372,9 @@ Source = str | Picture | Video
 def is_picture(source: Source) -> TypeGuard[Picture]:
     """Return whether a source is a picture, not a text or a video."""
     return isinstance(source, Picture)
+
+
+def scene_row(number: int, *, clip: bool = False) -> tuple[Source, ...]:
+    """Return a held-out picture or clip of the small world and a question about it."""
+    shown = WorldClip(number) if clip else WorldPicture(number)
+    return (shown, shown.question)

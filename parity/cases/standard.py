@@ -15,9 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from parity.cases.case import ODD, TIED, TINY, TRAINED, Case, Checkpoint, Row, SeededCheckpoint
 from parity.cases.conversations import conversation_cases
+from parity.cases.generation import generation_cases
 from parity.cases.limits import limit_cases
 from parity.cases.loading import loading_cases
-from parity.cases.media import FORMATS, Clip, Encoded, Noise, Photo, WorldClip, WorldPicture
+from parity.cases.media import FORMATS, Clip, Encoded, Noise, Photo, scene_row
 from parity.cases.state import state_cases
 
 PHOTO = Photo((192, 256))
@@ -50,12 +51,6 @@ def trained_case() -> Case:
     return Case("trained-picture", "the trained model, asked about a picture", 1, TRAINED, (scene_row(0),))
 
 
-def scene_row(number: int, *, clip: bool = False) -> Row:
-    """Return a held-out picture or clip of the small world and a question about it."""
-    shown = WorldClip(number) if clip else WorldPicture(number)
-    return (shown, shown.question)
-
-
 def standard_suite() -> list[Case]:
     """Return every case of ``parity suite`` that the installed transformers can run, by phase."""
     cases = [
@@ -67,8 +62,9 @@ def standard_suite() -> list[Case]:
         *_phase_3(),
         *_phase_4(),
         *state_cases(),
+        *generation_cases(),
     ]
-    return [case for case in cases if case.since <= _installed()]
+    return sorted((case for case in cases if case.since <= _installed()), key=lambda case: case.phase)
 
 
 def _installed() -> tuple[int, int]:

@@ -454,6 +454,39 @@ def activations(**options: Any) -> int:
     return activations(**options)
 
 
+@subcommand(main, section="measure")
+@model_argument
+@click.option("--shape", help="Measure a seeded checkpoint of this shape, such as 2b; it is made if needed.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--kernels", type=click.Choice(["fast", "plain"]), default="fast", show_default=True)
+@click.option(
+    "--clock",
+    type=click.Choice(["wall", "processor"]),
+    help="Seconds that pass, or that processors work for this command. Default: wall; to check or accept: processor.",
+)
+@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=5.0, show_default=True, help="For each work.")
+@click.option("--curves/--no-curves", default=True, help="Whether to measure how cost grows; not with --check.")
+@click.option("--check", is_flag=True, help="Fail if the port is slower than accepted, or does more.")
+@click.option("--accepted", type=FOLDER, help="File of accepted figures for --check; default: that of the project.")
+@click.option("--accept", type=FOLDER, help="Put the figures of this session into this file of accepted figures.")
+@save_option
+@threads_option
+@json_option
+def bench(**options: Any) -> int:
+    """Time the port beside the reference, in pairs, with a control of the noise.
+
+    MODEL is a checkpoint folder or a hub id; the default is the small trained model. Vision tower, prefill, decoding,
+    loading and memory, beside what the machine can do; it takes a few minutes.
+    """
+    from parity.cli.bench_options import BenchOptions, check_bench
+
+    given = BenchOptions(**options)
+    check_bench(given)
+    from parity.cli.commands.bench import bench
+
+    return bench(given)
+
+
 @subcommand(main, section="look", interrupted="interrupted")
 @model_argument
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the question; may be repeated.")

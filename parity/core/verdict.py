@@ -41,11 +41,12 @@ class Judgement:
 FAILED = ("diverged", "nonfinite", "shape_mismatch", "unexpected")
 
 
-def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> Judgement:
+def judge(findings: Sequence[Finding], *, subject_error: str | None = None, loaded: bool = True) -> Judgement:
     """Return the verdict over findings.
 
     It is INVALID if the reference has NaN or there is nothing to compare, DIVERGED if a finding failed or the subject
-    raised (``subject_error``), INCOMPLETE if an expected value was not compared, and otherwise PARITY.
+    raised (``subject_error``), INCOMPLETE if an expected value was not compared, and otherwise PARITY. Not ``loaded``:
+    the subject raised before its first seam.
     """
     expected = [finding for finding in findings if finding.status != "unexpected"]
     compared = [finding for finding in expected if finding.compared]
@@ -63,6 +64,8 @@ def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> J
         return judgement(Verdict.INVALID, "there is nothing to compare: the reference trace is empty")
     if first is not None:
         return judgement(Verdict.DIVERGED, _where(findings[first]), first)
+    if not loaded:
+        return judgement(Verdict.DIVERGED, f"first divergence at loading: {subject_error}")
     if subject_error is not None:
         missing = next((i for i, finding in enumerate(findings) if finding.status == "missing"), None)
         return judgement(Verdict.DIVERGED, f"the subject failed: {subject_error}", missing)

@@ -27,7 +27,7 @@ _STEPS = 2  # decode steps of a request before the judged one
 
 
 @dataclass(frozen=True)
-class Request:
+class OtherRequest:
     """A request: its files for the processor, its tensors for the model, and what is wrong with it, if anything."""
 
     batch: MediaBatch
@@ -39,8 +39,8 @@ class Request:
 class OtherRequests:
     """Requests that are served before the judged one, and between its steps."""
 
-    before: Sequence[Request] = ()
-    between: Sequence[Request] = ()
+    before: Sequence[OtherRequest] = ()
+    between: Sequence[OtherRequest] = ()
 
 
 class BusyPortEngine(PortEngine):
@@ -65,7 +65,7 @@ class BusyPortEngine(PortEngine):
         _write(inputs, own)
         return _Interleaved(super().session(own, steps=steps), lambda: self._opened(steps))
 
-    def _serve(self, request: Request, memory: Mapping[str, Tensor]) -> None:
+    def _serve(self, request: OtherRequest, memory: Mapping[str, Tensor]) -> None:
         inputs = request.inputs
         if {name: x.shape for name, x in inputs.items()} == {name: x.shape for name, x in memory.items()}:
             _write(inputs, memory)
@@ -117,6 +117,9 @@ class _Interleaved:
                     step()
         return self._session.decode(token_ids)
 
+    def rewind(self) -> None:
+        self._session.rewind()
+
 
 class BusyPortProcessor(PortProcessor):
     """The port's processor, serving other requests before the judged one.
@@ -124,7 +127,7 @@ class BusyPortProcessor(PortProcessor):
     Files of other requests get the names of the judged request's files while they are served.
     """
 
-    def __init__(self, processor: Processor, before: Sequence[Request]) -> None:
+    def __init__(self, processor: Processor, before: Sequence[OtherRequest]) -> None:
         super().__init__(processor)
         self._before = before
 

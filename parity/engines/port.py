@@ -89,7 +89,7 @@ class PortEngine:
         with nullcontext() if self.kernels is None else computing_with(self.kernels), listening(replacing(sink)):
             return run_steps(self.session(inputs, steps=steps), inputs, tokens, steps=steps)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def vision(self, inputs: TensorMap) -> None:
         for pixels, grids in tower_inputs(inputs):
             self.model.model.visual(pixels, grids)
@@ -101,13 +101,16 @@ class _PortSession:
         batch, tokens = inputs.input_ids.shape
         self.cache = model.new_cache(batch, tokens + steps)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def prefill(self) -> Tensor:
         return self.model.prefill(self.inputs, self.cache, chunk=self.chunk)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def decode(self, token_ids: Tensor) -> Tensor:
         return self.model.decode(token_ids, self.cache)
+
+    def rewind(self) -> None:
+        self.cache.length = self.inputs.input_ids.shape[1]
 
 
 class PortWeights:

@@ -23,14 +23,16 @@ from parity.engines.base import Engine
 from parity.engines.busy import BusyPortEngine
 from parity.engines.calls import PortCalls
 from parity.engines.dtypes import DTYPES
+from parity.engines.generation import PortGeneration
 from parity.engines.port import PortWeights
 from parity.engines.refusals import PortRefusals
 from parity.mutants.base import LOADING, Mutant
 from parity.mutants.outcomes import Outcome, State, located, worst_ratio
 from parity.mutants.traits import traits
 from parity.runs.case_run import Result, prepare_stages
+from parity.runs.generation_stage import GenerationStage
 from parity.runs.loader import Loader, plain_config
-from parity.runs.stage import Stage, judge_stage
+from parity.runs.stage import Stage, attempt, judge_stage
 from port import PortError, Qwen3VL, load_model
 
 _FORWARDS_BEFORE = 3  # a prefill and two decode steps of each request before the case
@@ -84,6 +86,8 @@ def prepare(case: Case, loader: Loader, *, dtype: str) -> Prepared:
         model = load_model(folder, dtype=DTYPES[dtype]) if anew or not models else models[0]
         if not anew:
             models[:] = [model]
+        if stage.name == "generation":
+            return PortGeneration(model, loader.port_processor(folder).processor, others, chunk=case.chunk)
         if stage.name == "calls":
             return PortCalls(model)
         return BusyPortEngine(model, others, chunk=case.chunk)
@@ -92,6 +96,8 @@ def prepare(case: Case, loader: Loader, *, dtype: str) -> Prepared:
     if stage.name == "model" and inputs is not None:
         between = len(case.between) * (1 + case.decode_steps)
         forwards = case.decode_steps + inputs.chunks + _FORWARDS_BEFORE * len(case.before) + between
+    if isinstance(stage, GenerationStage):
+        forwards = sum(len(each.tokens) for each in stage.planned)
     ready = Prepared(case, dtype, stage, traits(case, stage, inputs), subject, forwards)
     ready.correct = _correct_values(ready)
     return ready
@@ -105,8 +111,13 @@ def _correct_values(ready: Prepared) -> dict[SeamKey, CorrectValue]:
     def keep(key: SeamKey, array: np.ndarray) -> None:
         values[key] = CorrectValue(array, comparison.judge(key, array))
 
-    stage.run(ready.subject(False), stage.recorder(keep))
-    judgement = judge(comparison.findings())
+    try:
+        error = attempt(stage, ready.subject(False), stage.recorder(keep))
+    except (ParityError, OSError, MemoryError):
+        raise
+    except Exception as raised:  # a port may fail in any way while it loads
+        error = f"{type(raised).__name__}: {raised}"
+    judgement = judge(comparison.findings(), subject_error=error)
     if judgement.verdict is not Verdict.PARITY:
         raise BrokenPort(
             f"the port without a mistake does not pass {ready.case.name}: {judgement.reason}; "

@@ -17,6 +17,7 @@ _SMALLEST = (
     "trained-batch",
 )
 # Cases for the mistakes of a few components. Only those are tried on them, as the cases above show all others.
+_GENERATION = ("generate", "generated-text", "generation-config", "sampling")
 ONLY: Mapping[str, tuple[str, ...]] = {
     "requests-alike": ("state",),
     "requests-batch": ("state",),
@@ -38,6 +39,10 @@ ONLY: Mapping[str, tuple[str, ...]] = {
     "calls-left": ("calls",),
     "calls-right": ("calls",),
     "bad-input": ("refusals",),
+    "generation-settings": _GENERATION,
+    "generation-left": _GENERATION,
+    "generation-right": _GENERATION,
+    "generation-odd": _GENERATION,
 }
 DEFAULT = (*_SMALLEST, *ONLY)
 # All kinds of inputs, for the full kill matrix.
@@ -69,5 +74,6 @@ ALL = (
     "odd-batch",
     "processor",
     "processor-odd",
+    "generation-trained",
     *ONLY,
 )

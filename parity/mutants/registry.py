@@ -8,6 +8,7 @@ from parity.core.errors import ParityError
 from parity.mutants.base import Mutant
 from parity.mutants.mistakes import (
     calls,
+    generation,
     inputs,
     kept,
     loading,
@@ -17,6 +18,7 @@ from parity.mutants.mistakes import (
     processor,
     prompts,
     rope,
+    sampling,
     scatter,
     settings,
     state,
@@ -26,7 +28,7 @@ from parity.mutants.mistakes import (
 
 _FILES = (
     processor, prompts, settings, loading, inputs, positions, patches, vision, merger, scatter, rope, state, kept, text,
-    calls,
+    calls, generation, sampling,
 )  # fmt: skip
 ALL: tuple[Mutant, ...] = tuple(mutant for file in _FILES for mutant in file.MUTANTS)
 

@@ -7,18 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from parity.cases.case import Case, Row
 from parity.cases.further import LONG_TEXT
 from parity.cases.media import Encoded, VideoFile, VideoHeader, is_picture
 from parity.core.trace import PADDING, SeamKey, Trace
 from parity.mutants.further_traits import case_traits, request_traits, size_traits
+from parity.mutants.generation_traits import generation_traits
+from parity.runs.generation_stage import GenerationStage
 from parity.runs.inputs import CaseInputs
 from parity.runs.model_stage import ModelStage
 from parity.runs.processor_stage import ProcessorStage
 from parity.runs.stage import Stage
-from port.mrope import mrope_positions
 from reference.media import PicturePath, VideoPath
 
 # Below this mean square of a row, eps 1e-5 instead of 1e-6 changes the normalised row by more than twice the rounding
@@ -30,6 +30,8 @@ def traits(case: Case, stage: Stage[Any], inputs: CaseInputs | None) -> frozense
     """The traits of a case that matter for one of its stages. Every case has ``forward`` and ``weights``."""
     if isinstance(stage, ModelStage) and inputs is not None:
         return model_traits(case, inputs, stage.yardstick.trace)
+    if isinstance(stage, GenerationStage) and inputs is not None:
+        return generation_traits(stage, inputs)
     if isinstance(stage, ProcessorStage):
         return processor_traits(case, stage)
     if stage.name == "calls":
@@ -46,7 +48,7 @@ def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]
     lengths = [[h * w for t, h, w in each for _ in range(t)] for each in grids]
     rows = [[not isinstance(part, str) for part in row] for row in case.rows]
     tokens, merge = tensors["input_ids"].shape[1], vision["spatial_merge_size"]
-    positions, delta = _positions(inputs)
+    positions, delta = trace.read(SeamKey("text.position_ids", 0)), trace.read(SeamKey("rope_delta", 0))
     padded = bool((tensors["attention_mask"] == 0).any())
     found = {
         "forward": True,
@@ -157,20 +159,6 @@ def _sizes(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[tuple[int,
     """(height, width) of a picture as decoded and as resized."""
     decoded, resized = shapes[f"{name}.decoded"], shapes[f"{name}.resized"]
     return (decoded[0], decoded[1]), (resized[1], resized[2])
-
-
-def _positions(inputs: CaseInputs) -> tuple[Tensor, Tensor]:
-    """position_ids (3, B, S) and rope_delta (B, 1) of the prompts."""
-    tensors, config = inputs.tensors, inputs.config
-    return mrope_positions(
-        tensors["input_ids"],
-        tensors["attention_mask"],
-        image_grid_thw=tensors.get("image_grid_thw"),
-        video_grid_thw=tensors.get("video_grid_thw"),
-        image_token_id=config["image_token_id"],
-        video_token_id=config["video_token_id"],
-        merge=config["vision_config"]["spatial_merge_size"],
-    )
 
 
 def _has_picture(row: Row) -> bool:

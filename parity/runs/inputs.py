@@ -72,7 +72,7 @@ def prepare_inputs(
 ) -> CaseInputs:
     """Write the media to files and run the reference's processor on them.
 
-    Raises ParityError for media that cannot be read. If the case has the model stage, it also raises for inputs that
+    Raises ParityError for media that cannot be read. If the case runs the model, it also raises for inputs that
     the model cannot take: see ``check_fit``.
     """
     for index, row in enumerate(case.rows):
@@ -95,7 +95,7 @@ def prepare_inputs(
             f"the reference's processor refuses the input ({shown}): {str(error).rstrip('.')}; check the input, and "
             "the chat template and processor configs of the checkpoint"
         ) from error
-    if "model" in case.stages:
+    if "model" in case.stages or "generation" in case.stages:
         check_fit(processed.tensors, config, decode_steps=case.decode_steps)
     return CaseInputs(
         case.name,

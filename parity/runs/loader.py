@@ -13,7 +13,7 @@ import port
 from parity.cases.case import Case, Checkpoint, TrainedCheckpoint
 from parity.core.digest import checkpoint_digest
 from parity.core.errors import ParityError
-from parity.engines.busy import BusyPortProcessor, OtherRequests, Request
+from parity.engines.busy import BusyPortProcessor, OtherRequest, OtherRequests
 from parity.engines.dtypes import DTYPES
 from parity.engines.port import PortProcessor, PortWeights, port_processor
 from parity.runs.inputs import CaseInputs, prepare_inputs
@@ -127,9 +127,9 @@ class Loader:
             self._others = case, folder, OtherRequests(before, between)
         return self._others[2]
 
-    def _request(self, case: Case, folder: Path) -> Request:
+    def _request(self, case: Case, folder: Path) -> OtherRequest:
         inputs = self.inputs(case, folder)
-        return Request(inputs.processed.batch, inputs.tensors, case.fault)
+        return OtherRequest(inputs.processed.batch, inputs.tensors, case.fault)
 
     def port_weights(self, case: Case, folder: Path) -> PortWeights:
         """Return the port's tensors in the checkpoint's own dtype."""

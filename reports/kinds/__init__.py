@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reports.kinds import (
     activations,
+    bench,
     calibration,
     comparison,
     exam,
@@ -31,5 +32,6 @@ KINDS: dict[str, Kind] = {
         judgement.KIND,
         tokens.KIND,
         activations.KIND,
+        bench.KIND,
     )
 }

@@ -81,6 +81,7 @@ def mutants_document() -> Document:
             {"name": "photo", "title": "a photo", "forwards": 5},
             {"name": "text", "title": "text alone", "forwards": 3},
         ],
+        "broken": {"video": "the port without a mistake does not pass video"},
         "mutants": mutants,
         "not_planted": {"moe-router": "the port builds dense models only"},
     }
@@ -307,6 +308,53 @@ def signoff_document() -> Document:
     }
 
 
+def bench_document() -> Document:
+    """Two works, of which one is slower than accepted, and a curve of two points."""
+
+    def work(name: str, port: float, counts: Document | None) -> Document:
+        return {
+            "name": name,
+            "title": f"the work {name}",
+            "amount": 8,
+            "unit": "tokens",
+            "port": port,
+            "reference": 0.08,
+            "ratio": {"middle": 0.08 / port, "low": 0.07 / port, "high": 0.09 / port, "pairs": 2},
+            "control": {"middle": 1.0, "low": 0.98, "high": 1.03, "pairs": 2},
+            "noise": 0.03,
+            "counts": counts,
+            "expected": None if counts is None else 0.01,
+            "of_limit": None if counts is None else 0.01 / port,
+            "seconds": {"port": [port, port], "reference": [0.08, 0.08]},
+        }
+
+    counts = {"flops": 10**9, "bytes_read": 10**8, "calls": 230, "peak_bytes": 81992}
+    return {
+        "schema_version": "2.0",
+        "kind": "bench",
+        "environment": environment(),
+        "machine": {
+            "class": "x86_64; AVX2; 1 thread; fast kernels, compiled; float32",
+            "instructions": "AVX2",
+            "clock": "wall",
+            "kernels": {"kernels": "fast", "compiled": "yes"},
+        },
+        "subject": {"name": "port", "detail": "version", "dtype": "float32"},
+        "reference": {"name": "transformers", "detail": "version", "dtype": "float32"},
+        "checkpoint": {"name": "trained", "sha256": "a" * 64, "parameters": 10, "bytes": 40},
+        "limits": {"product_gflops": 120.5, "read_gbytes": 14.25},
+        "confidence": 0.9,
+        "works": [work("decode-1", 0.1, counts), work("load", 0.05, None)],
+        "curves": [
+            {"curve": "prefill", "at": at, "port": at / 100, "reference": at / 90, "expected": at / 200}
+            for at in (16, 64)
+        ],
+        "memory": {"port": 2**20, "reference": 2**21},
+        "check": {"slower": ["decode-1: why"], "grown": []},
+        "verdict": _verdict("DIVERGED", "slower: decode-1: why"),
+    }
+
+
 def _verdict(value: str, reason: str) -> Document:
     codes = {"PARITY": 0, "DIVERGED": 1, "INVALID": 2, "INCOMPLETE": 3}
     return {"value": value, "exit_code": codes[value], "reason": reason}
@@ -337,4 +385,5 @@ SIMPLE = {
     "tokens": tokens_document,
     "activations": activations_document,
     "signoff": signoff_document,
+    "bench": bench_document,
 }

@@ -72,6 +72,12 @@ USAGE: dict[str, list[tuple[tuple[str, ...], set[str]]]] = {
     ],
     "calibrate": [(("--case", "nope"), set())],
     "activations": [(("NOWHERE",), set())],
+    "bench": [
+        (("NOWHERE",), set()),
+        (("x", "--shape", "2b"), set()),
+        (("--accepted", "NOWHERE"), set()),
+        (("--check", "--accepted", "NOWHERE"), set()),
+    ],
     "chat": [(("NOWHERE",), set()), (("--json",), PORT)],
     "seams": [(("--nope",), set())],
     "cases": [(("--nope",), set())],
