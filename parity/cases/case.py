@@ -92,8 +92,8 @@ class Case:
     (tensor by tensor), "refusals" (bad input is refused). The same processor and model serve the requests ``before``
     first. The model serves those ``between`` in turn with the case: their prefills after its own, and a step of each
     before each of its decode steps. ``fault``: what is wrong with the case as such a request. ``grids_only``: of the
-    processor, only sizes and prompts are judged, because the pixels are many. ``phase`` is the phase of the integration
-    that the case tests.
+    processor, only sizes and prompts are judged, because the pixels are many. ``since``: the release of transformers
+    from which the reference does the same. ``phase`` is the phase of the integration that the case tests.
     """
 
     name: str
@@ -111,6 +111,7 @@ class Case:
     fault: Fault | None = None
     prompting: Prompting = ONE_TURN
     grids_only: bool = False
+    since: tuple[int, int] = (4, 57)
 
     @property
     def mode(self) -> str:

@@ -63,26 +63,16 @@ def conversation_cases() -> list[Case]:
             stages=("processor",),
             prompting=Prompting(generation_prompt=False, variables=(("add_vision_id", True),)),
         ),
+        _tools(),
         Case(
-            "tools",
-            "tools, a call without a text, its result with a picture, reasoning under an older name",
+            "after-tools",
+            "a prompt without tools and variables, after one with them",
             1,
             TOOLS,
-            (
-                (
-                    Turn("system", "Be kind."),
-                    Turn("user", "Weather?"),
-                    Turn("assistant", "", _CALL),
-                    Turn("tool", '{"sun": true}', json.dumps({"name": "weather"})),
-                    Turn("assistant", "Sunny.", json.dumps({"thinking": "It is sunny.", "tool_calls": None})),
-                    "Like ",
-                    _SMALL,
-                    "?",
-                ),
-                ("No system turn",),
-            ),
+            (("Plain ", _SMALL, "?"), ("No tools",)),
             stages=("processor",),
-            prompting=Prompting(tools=(json.dumps(_WEATHER),), variables=(("enable_thinking", False),)),
+            before=(_tools(),),
+            since=(5, 24),
         ),
         Case(
             "texts",
@@ -103,3 +93,28 @@ def conversation_cases() -> list[Case]:
             prompting=Prompting(turn_tokens=True),
         ),
     ]
+
+
+def _tools() -> Case:
+    return Case(
+        "tools",
+        "tools, a call without a text, its result with a picture, reasoning under an older name",
+        1,
+        TOOLS,
+        (
+            (
+                Turn("system", "Be kind."),
+                Turn("user", "Weather?"),
+                Turn("assistant", "", _CALL),
+                Turn("tool", '{"sun": true}', json.dumps({"name": "weather"})),
+                Turn("assistant", "Sunny.", json.dumps({"thinking": "It is sunny.", "tool_calls": None})),
+                "Like ",
+                _SMALL,
+                "?",
+            ),
+            ("No system turn",),
+        ),
+        stages=("processor",),
+        prompting=Prompting(tools=(json.dumps(_WEATHER),), variables=(("enable_thinking", False),)),
+        since=(5, 24),
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from parity.cases.case import ODD, OTHER, TINY, Case, Edit, Row, SeededCheckpoint
 from parity.cases.large import TINY_LARGE
 from parity.cases.media import (
@@ -120,12 +122,13 @@ def limit_cases() -> list[Case]:
             "a fixed number of frames, each with a largest number of tokens; the settings in one file",
             _clips((30, 64, 48, 8.0), (6, 256, 160, 3.0), (9, 96, 64, 2.0)),
             SeededCheckpoint("tiny", edits=_COUNTED, rewrites=("one-processor-file",)),
+            since=(5, 22),
         ),
     ]
 
 
-def _case(name: str, title: str, row: Row, checkpoint: SeededCheckpoint = TINY, *, grids_only: bool = False) -> Case:
-    return Case(name, title, 1, checkpoint, (row,), stages=("processor",), grids_only=grids_only)
+def _case(name: str, title: str, row: Row, checkpoint: SeededCheckpoint = TINY, **rest: Any) -> Case:
+    return Case(name, title, 1, checkpoint, (row,), stages=("processor",), **rest)
 
 
 def _shown(*sizes: tuple[int, int]) -> Row:

@@ -37,6 +37,7 @@ def loading_cases() -> list[Case]:
             SeededCheckpoint("tiny", rewrites=("tools-in-json",)),
             (_REASONED,),
             stages=("processor",),
+            since=(5, 24),
         ),
         Case(
             "template-in-jinja",
@@ -45,6 +46,7 @@ def loading_cases() -> list[Case]:
             SeededCheckpoint("tiny", rewrites=("tools-in-jinja",)),
             (_REASONED,),
             stages=("processor",),
+            since=(5, 24),
         ),
         Case(
             "bad-input",

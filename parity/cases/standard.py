@@ -9,7 +9,9 @@ has what seeded weights lack: peaked logits, and attention to few places.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 from parity.cases.case import ODD, TIED, TINY, TRAINED, Case, Checkpoint, Row, SeededCheckpoint
 from parity.cases.conversations import conversation_cases
@@ -50,7 +52,7 @@ def trained_case() -> Case:
 
 
 def standard_suite() -> list[Case]:
-    """Return every case of ``parity suite``, by phase."""
+    """Return every case of ``parity suite`` that the installed transformers can run, by phase."""
     cases = [
         *_phase_1(),
         *loading_cases(),
@@ -62,7 +64,16 @@ def standard_suite() -> list[Case]:
         *state_cases(),
         *generation_cases(),
     ]
-    return sorted(cases, key=lambda case: case.phase)
+    return sorted((case for case in cases if case.since <= _installed()), key=lambda case: case.phase)
+
+
+def _installed() -> tuple[int, int]:
+    """The release of transformers; the newest if there is none, as where cases are only listed."""
+    try:
+        major, minor, *_ = version("transformers").split(".")
+    except PackageNotFoundError:
+        return sys.maxsize, 0
+    return int(major), int(minor)
 
 
 def _phase_1() -> Sequence[Case]:

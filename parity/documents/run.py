@@ -75,6 +75,9 @@ def _sides(run: CaseRun) -> dict[str, dict[str, str]]:
     elif run.case.stages == ("weights",):
         name, detail = "checkpoint files and torch.nn.Conv3d", str(torch.__version__)
         reference = {"name": name, "detail": detail, "dtype": run.dtype}
+    elif run.case.stages[0] in ("calls", "refusals"):
+        described = run.stages[0].yardstick.trace.description
+        reference = {"name": described.producer, "detail": described.detail, "dtype": described.dtype}
     else:
         reference = {"name": "transformers", "detail": "processor", "dtype": run.dtype}
     return {"subject": subject, "reference": reference}

@@ -19,7 +19,7 @@ from torch import Tensor
 from parity.cases.case import Fault
 from parity.cases.media_batch import MediaBatch
 from parity.engines.base import Session, Sink, TensorMap, last_real_token, run_steps
-from parity.engines.port import PortEngine, PortProcessor
+from parity.engines.port import PortEngine, PortProcessor, prompting_arguments
 from port import Processor, Qwen3VL, listening
 from reference.media import PicturePath, VideoPath
 
@@ -137,6 +137,7 @@ class BusyPortProcessor(PortProcessor):
                 self.processor(
                     [_turns_at_fault(turns, request.fault) for turns in served.conversations],
                     padding_side=served.padding_side,
+                    **prompting_arguments(served.prompting),
                 )
         super().process(batch, sink)
 

@@ -53,10 +53,10 @@ class PortProcessor:
     def process(self, batch: MediaBatch, sink: Sink) -> None:
         """Process the batch, and send every value with its seam's name to ``sink``."""
         with listening(replacing(sink)):
-            self.processor(batch.conversations, padding_side=batch.padding_side, **_prompting(batch.prompting))
+            self.processor(batch.conversations, padding_side=batch.padding_side, **prompting_arguments(batch.prompting))
 
 
-def _prompting(prompting: Prompting) -> dict[str, Any]:
+def prompting_arguments(prompting: Prompting) -> dict[str, Any]:
     """Return the arguments of the port's processor."""
     return {
         "add_generation_prompt": prompting.generation_prompt,

@@ -35,7 +35,7 @@ from parity.runs.loader import Loader, plain_config
 from parity.runs.stage import Stage, attempt, judge_stage
 from port import PortError, Qwen3VL, load_model
 
-_OTHER_FORWARDS = 3  # a prefill and two decode steps of each other request
+_FORWARDS_BEFORE = 3  # a prefill and two decode steps of each request before the case
 
 
 class BrokenPort(ParityError):
@@ -94,7 +94,8 @@ def prepare(case: Case, loader: Loader, *, dtype: str) -> Prepared:
 
     forwards = 1 if stage.name == "weights" else 0
     if stage.name == "model" and inputs is not None:
-        forwards = case.decode_steps + inputs.chunks + _OTHER_FORWARDS * (len(case.before) + len(case.between))
+        between = len(case.between) * (1 + case.decode_steps)
+        forwards = case.decode_steps + inputs.chunks + _FORWARDS_BEFORE * len(case.before) + between
     if isinstance(stage, GenerationStage):
         forwards = sum(len(each.tokens) for each in stage.planned)
     ready = Prepared(case, dtype, stage, traits(case, stage, inputs), subject, forwards)

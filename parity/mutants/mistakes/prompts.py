@@ -196,7 +196,7 @@ MUTANTS = [
         "given-rate-ignored",
         "the frame rate that is given with pictures is ignored",
         lambda: around(port.processor, "load_video", _no_rate),
-        seam="processor.videos.{}.frame_indices",
+        seam="processor.videos.{}.frame_indices|processor.videos.{}.timestamps",
         needs=frozenset({"given rate"}),
     ),
     picture(
