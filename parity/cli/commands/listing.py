@@ -11,6 +11,7 @@ from rich.table import Table
 from parity.cases.registry import every_case
 from parity.cases.standard import standard_suite
 from parity.cli.console import plain, printing
+from parity.seams.generation import generation_specs
 from parity.seams.model import model_specs
 from parity.seams.processor import processor_specs
 
@@ -18,7 +19,7 @@ from parity.seams.processor import processor_specs
 def print_seams(*, as_json: bool) -> int:
     lines: list[dict[str, object]] = [
         {"name": spec.name, "axes": list(spec.layout), "gate": spec.gate, "group": spec.group, "where": spec.where}
-        for spec in (*processor_specs(), *model_specs())
+        for spec in (*processor_specs(), *model_specs(), *generation_specs())
     ]
     _print(lines, ["name", "axes", "gate", "where"], as_json=as_json)
     return 0
