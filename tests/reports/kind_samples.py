@@ -301,10 +301,44 @@ def signoff_document() -> Document:
             }
             for phase, found in items.items()
         ],
+        "seams": [
+            _seam("processor.input_ids", "processor", gate_kind="exact"),
+            _seam("vision.patch_embed", "vision", ratio=0.2),
+            _seam("vision.blocks.0.attn.out", "vision", ratio=0.4),
+            _seam("vision.deepstack.0", "vision", ratio=0.6, comparison="isolated"),
+            _seam("vision.merger", "vision", ratio=0.9),
+            _seam("text.layers.0.mlp.out", "text", ratio=7.5, status="diverged", failed=2, starts_here=1),
+            _seam("text.layers.0.attn.k_cache", "cache", ratio=0.1),
+            _seam("text.layers.0.deepstack", "text", status="missing", failed=1),
+            _seam("logits", "output", ratio=12345.0, status="diverged", failed=1),
+            _seam("generation.tokens", "generation", gate_kind="exact"),
+            _seam("model.lm_head.weight", "weights", gate_kind="exact"),
+        ],
+        "tests": [
+            _test("relations", "rows-are-alone", "kept", 1e-14, 1e-10),
+            _test("kill-matrix:a+2-more", "a-mutant", "survived", 1, 0, passed=False),
+            _test("performance:decode", "decode, one row", "kept", 0.8, 1.1),
+        ],
+        "pictures": [],
         "run": {"seconds": 44.5, "reused": 2, "stale": {"case:text:float32": "the code has changed"}},
         "record": "signoff.json",
         "digest": "e" * 64,
     }
+
+
+def _seam(seam: str, group: str, **given: Any) -> Document:
+    line: Document = {
+        "seam": seam, "group": group, "gate_kind": "float", "status": "ok", "ratio": None, "figure": None, "gate": None,
+        "comparison": "accumulated", "step": "prefill", "item": "case:text:float32", "values": 5, "failed": 0,
+        "starts_here": 0,
+    }  # fmt: skip
+    return line | given
+
+
+def _test(item: str, name: str, outcome: str, figure: float, gate: float, *, passed: bool = True) -> Document:
+    return {
+        "item": item, "name": name, "outcome": outcome, "figure": figure, "gate": gate, "note": "", "passed": passed
+    }  # fmt: skip
 
 
 def _verdict(value: str, reason: str) -> Document:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
@@ -19,17 +19,21 @@ from parity.cli.command import here
 from parity.cli.progress import progress_bar
 from parity.cli.signoff_options import SignoffOptions, milestones_of
 from parity.documents.folders import report_folder
+from parity.documents.pictures import keep_pictures, pictures_of, take_over
 from parity.documents.signoff import signoff_document
-from parity.milestones.collect import EVIDENCE, Collected, collect, read_earlier
+from parity.milestones.collect import EVIDENCE, Collected, collect, file_name, read_earlier
 from parity.milestones.evidence import validator
 from parity.milestones.keys import checkout, code_digest, versions
-from parity.milestones.plan import Milestones
+from parity.milestones.plan import Item, Milestones
 from parity.milestones.record import RECORD, Surroundings, dump, make_record, verdicts
 from parity.milestones.sources import source_of
 from reports.atomic import make_folder, write_bytes, write_files
 from reports.junit import junit
 from reports.kinds.signoff import KIND
 from reports.write import write_report
+
+if TYPE_CHECKING:
+    from parity.runs.case_run import CaseRun
 
 _COLOURS = {"SIGNED OFF": "PARITY", "REFUSED": "DIVERGED", "INCOMPLETE": "INCOMPLETE", "INVALID": "INVALID"}
 
@@ -43,7 +47,7 @@ def signoff(options: SignoffOptions) -> int:
     start = time.perf_counter()
     state, code, found = checkout(), code_digest(), versions()
     environment = here(threads=threads)
-    source = source_of(milestones, code=code, versions=found)
+    source = source_of(milestones, code=code, versions=found, look=_keeper(milestones, folder))
     earlier = read_earlier(options.reuse)
     make_folder(folder / EVIDENCE)  # before anything runs
     count = len({item.id for phase in phases for item in phase.items})
@@ -60,13 +64,29 @@ def signoff(options: SignoffOptions) -> int:
     judged = verdicts(milestones, [phase.number for phase in phases], collected.evidence, today=today)
     statement = make_record(milestones, judged, collected, about)
     validator().validate(statement)
-    document = signoff_document(statement)
+    stems = {name: Path(file_name(name)).stem for name in collected.evidence}
+    if options.reuse is not None:
+        take_over(options.reuse, folder, [stems[name] for name in collected.reused])
+    document = signoff_document(statement, pictures_of(folder, stems.values()))
     write_bytes(folder / RECORD, data=dump(statement))
     write_report(document, folder)
     _write_for_ci(document, options)
     _print(document, collected, folder, options)
     exit_code: int = document["verdict"]["exit_code"]
     return exit_code
+
+
+def _keeper(milestones: Milestones, folder: Path) -> Callable[[Item, CaseRun], None] | None:
+    """Return what keeps the heat maps of a run beside its evidence."""
+    if milestones.subject.evidence == "bundle":
+        return None
+    from parity.diagnosis.heatmaps import heat_maps  # needs torch
+
+    def keep(item: Item, run: CaseRun) -> None:
+        maps = heat_maps(run.inputs, run.result.findings) if run.inputs is not None else []
+        keep_pictures(maps, folder, item=item.id, stem=Path(file_name(item.id)).stem)
+
+    return keep
 
 
 def _threads(milestones: Milestones, wanted: int | None) -> int:
