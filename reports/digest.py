@@ -144,7 +144,8 @@ def leading(document: Mapping[str, Any]) -> Leading | None:
     title = f"The {fmt.plural(near, 'finding')} nearest to the gate, of {len(findings):,}."
     if bad:
         rest = f" (of {len(bad):,})" if len(bad) > _LEADING else ""
-        title = f"The first {fmt.plural(len(bad[:_LEADING]), 'failure')}{rest}, then the {near} sound ones nearest to the gate."
+        count = fmt.plural(len(bad[:_LEADING]), "failure")
+        title = f"The first {count}{rest}, then the {near} sound ones nearest to the gate."
     return Leading(title, shown)
 
 

@@ -91,14 +91,15 @@ def simple_formats(
 
     def as_html(document: Document, _pictures: Path) -> str:
         found = html.findings_context(document) if "findings" in document else {}
-        return html.page("simple.html.j2", **_context(document, page(document)), **found)
+        return html.page("simple.html.j2", **context_of(document, page(document)), **found)
 
     def as_markdown(document: Document) -> str:
         found = markdown.findings_context(document) if "findings" in document else {}
-        return markdown.page("simple.md.j2", **_context(document, page(document)), **found)
+        return markdown.page("simple.md.j2", **context_of(document, page(document)), **found)
 
     return standard_formats(table=table, frame=frame, markdown=as_markdown, html=as_html)
 
 
-def _context(document: Document, page: Page) -> Mapping[str, Any]:
+def context_of(document: Document, page: Page) -> Mapping[str, Any]:
+    """What the template of simple pages needs."""
     return {"doc": document, "page": page, "verdict": document.get("verdict")}

@@ -38,8 +38,8 @@ _PAINT = {
     "#0a010a": "--ok",
     "#0a010b": "--panel",
 }
-_INK = {variable[2:]: placeholder for placeholder, variable in _PAINT.items()}
-_SETTINGS: Any = {
+INK = {variable[2:]: placeholder for placeholder, variable in _PAINT.items()}
+SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: selectable, and set in the page's own font
     "svg.hashsalt": "qwen3vl-parity",  # the same document gives the same bytes
     "font.family": "sans-serif",
@@ -56,12 +56,12 @@ def seam_plot(document: Mapping[str, Any]) -> str | None:
     findings = document["findings"]
     if not findings:
         return None
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(11.6, 4.7))
         main = figure.add_axes((0.062, 0.275, 0.928, 0.625))
         lanes = figure.add_axes((0.062, 0.075, 0.928, 0.17), sharex=main)
         for axes in (main, lanes):
-            _plain(axes)
+            plain(axes)
         _bands(main, lanes, document=document)
         _figures(main, findings=findings)
         _lanes(lanes, findings=findings)
@@ -71,8 +71,8 @@ def seam_plot(document: Mapping[str, Any]) -> str | None:
         main.set_xlim(-0.5, len(findings) - 0.5)
         main.tick_params(axis="x", bottom=False, labelbottom=False)
         _layer_ticks(lanes, findings=findings)
-        main.set_ylabel("relative error, worst row", color=_INK["fg"])
-        return _svg(figure, prefix="seams-", titles=[_title(finding) for finding in findings], target="f")
+        main.set_ylabel("relative error, worst row", color=INK["fg"])
+        return svg(figure, prefix="seams-", titles=[_title(finding) for finding in findings], target="f")
 
 
 def case_plot(document: Mapping[str, Any]) -> str | None:
@@ -80,11 +80,11 @@ def case_plot(document: Mapping[str, Any]) -> str | None:
     cases = document["cases"]
     if not any(case["worst"] and case["worst"]["ratio"] is not None for case in cases):
         return None
-    with mpl.rc_context(_SETTINGS):
+    with mpl.rc_context(SETTINGS):
         height = 0.75 + 0.215 * len(cases)
         figure = Figure(figsize=(11.6, height))
         axes = figure.add_axes((0.25, 0.5 / height, 0.70, 1 - 0.75 / height))
-        _plain(axes)
+        plain(axes)
         ratios = [case["worst"]["ratio"] if case["worst"] else None for case in cases]
         known = [value for value in ratios if value]
         low = 10.0 ** math.floor(math.log10(min([0.1, *known]) * 0.8))
@@ -94,23 +94,23 @@ def case_plot(document: Mapping[str, Any]) -> str | None:
         axes.set_ylim(len(cases) - 0.4, -0.6)
         for number, phase in enumerate(_runs([case["phase"] for case in cases])):
             if number % 2 == 0:
-                axes.axhspan(phase[0] - 0.5, phase[1] - 0.5, color=_INK["band"], linewidth=0, zorder=0)
-        axes.axvline(1.0, color=_INK["gate"], linewidth=1.4, zorder=2)
+                axes.axhspan(phase[0] - 0.5, phase[1] - 0.5, color=INK["band"], linewidth=0, zorder=0)
+        axes.axvline(1.0, color=INK["gate"], linewidth=1.4, zorder=2)
         axes.annotate(
             "gate", (1.0, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 3),
-            textcoords="offset points", ha="center", color=_INK["gate"], fontsize=9,
+            textcoords="offset points", ha="center", color=INK["gate"], fontsize=9,
         )  # fmt: skip
         for place, (case, value) in enumerate(zip(cases, ratios, strict=True)):
-            colour = _INK[{"PARITY": "dot", "DIVERGED": "bad"}.get(case["verdict"], "warn")]
+            colour = INK[{"PARITY": "dot", "DIVERGED": "bad"}.get(case["verdict"], "warn")]
             if value is None:
-                axes.text(low * 1.15, place, "no figure", va="center", color=_INK["muted"], fontsize=9)
+                axes.text(low * 1.15, place, "no figure", va="center", color=INK["muted"], fontsize=9)
                 continue
             at = max(value, low)
             axes.plot([low, at], [place, place], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
             axes.annotate(
                 fmt.ratio(value), (at, place), xytext=(6, -0.5), textcoords="offset points", va="center",
-                color=_INK["fg"], fontsize=9,
-                bbox={"facecolor": _INK["panel"], "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+                color=INK["fg"], fontsize=9,
+                bbox={"facecolor": INK["panel"], "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
             )  # fmt: skip
         drawn = [place for place, value in enumerate(ratios) if value is not None]
         _dots(
@@ -118,20 +118,18 @@ def case_plot(document: Mapping[str, Any]) -> str | None:
             places=drawn,
             heights=drawn,
             across=[max(ratios[place] or 0.0, low) for place in drawn],
-            colours=[
-                _INK[{"PARITY": "dot", "DIVERGED": "bad"}.get(cases[place]["verdict"], "warn")] for place in drawn
-            ],
+            colours=[INK[{"PARITY": "dot", "DIVERGED": "bad"}.get(cases[place]["verdict"], "warn")] for place in drawn],
         )
         axes.set_yticks(range(len(cases)), [plain_label(case["name"], limit=38) for case in cases])
-        axes.tick_params(axis="y", length=0, labelcolor=_INK["fg"])
+        axes.tick_params(axis="y", length=0, labelcolor=INK["fg"])
         axes.xaxis.set_major_formatter(lambda value, _: fmt.ratio(float(value)))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("worst figure / gate (log)", color=_INK["fg"])
+        axes.set_xlabel("worst figure / gate (log)", color=INK["fg"])
         titles = [
             f"{case['name']}: {case['verdict']}, worst {fmt.ratio(value)}"
             for case, value in zip(cases, ratios, strict=True)
         ]
-        return _svg(figure, prefix="cases-", titles=titles, target="c")
+        return svg(figure, prefix="cases-", titles=titles, target="c")
 
 
 def _figures(axes: Axes, *, findings: Sequence[Mapping[str, Any]]) -> None:
@@ -149,17 +147,17 @@ def _figures(axes: Axes, *, findings: Sequence[Mapping[str, Any]]) -> None:
         axes.set_ylim(10 ** (low - 0.06 * (high - low) - 0.1), 10 ** (high + 0.15 * (high - low) + 0.1))
     else:
         axes.set_ylim(1e-8, 1)
-        axes.text(0.5, 0.5, "no seam has a relative error", transform=axes.transAxes, ha="center", color=_INK["muted"])
+        axes.text(0.5, 0.5, "no seam has a relative error", transform=axes.transAxes, ha="center", color=INK["muted"])
     axes.yaxis.set_major_locator(LogLocator(numticks=9))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.grid(axis="y", color=_INK["line"], linewidth=0.6)
-    axes.plot(places, floors, color=_INK["floor"], linewidth=0.9, label="floor", zorder=2)
-    axes.step(places, gates, where="mid", color=_INK["gate"], linewidth=1.3, label="gate", zorder=3)
+    axes.grid(axis="y", color=INK["line"], linewidth=0.6)
+    axes.plot(places, floors, color=INK["floor"], linewidth=0.9, label="floor", zorder=2)
+    axes.step(places, gates, where="mid", color=INK["gate"], linewidth=1.3, label="gate", zorder=3)
     _dots(
         axes,
         places=[finding["index"] for finding in drawn],
         heights=values,
-        colours=[_INK["dot"] if finding["status"] == "ok" else _INK["bad"] for finding in drawn],
+        colours=[INK["dot"] if finding["status"] == "ok" else INK["bad"] for finding in drawn],
     )
 
 
@@ -167,9 +165,9 @@ def _lanes(axes: Axes, *, findings: Sequence[Mapping[str, Any]]) -> None:
     """Three lanes for what a log axis cannot hold: exact gates, errors of 0, and seams without a figure."""
     axes.set_ylim(len(_LANES) - 0.5, -0.5)
     axes.set_yticks(range(len(_LANES)), _LANES)
-    axes.tick_params(axis="y", length=0, labelcolor=_INK["muted"], labelsize=9)
+    axes.tick_params(axis="y", length=0, labelcolor=INK["muted"], labelsize=9)
     for height in (0.5, 1.5):
-        axes.axhline(height, color=_INK["line"], linewidth=0.6)
+        axes.axhline(height, color=INK["line"], linewidth=0.6)
     marks: dict[tuple[int, str, str], list[int]] = {}
     for finding in findings:
         ok, lane = finding["status"] == "ok", 2
@@ -186,7 +184,7 @@ def _lanes(axes: Axes, *, findings: Sequence[Mapping[str, Any]]) -> None:
         marks.setdefault((lane, colour, "|" if ok else "x"), []).append(finding["index"])
     for (lane, colour, mark), places in marks.items():
         large = 7 if mark == "x" else 8
-        axes.plot(places, [lane] * len(places), mark, color=_INK[colour], markersize=large, markeredgewidth=1.5)
+        axes.plot(places, [lane] * len(places), mark, color=INK[colour], markersize=large, markeredgewidth=1.5)
 
 
 def _dots(
@@ -201,7 +199,7 @@ def _dots(
     dots = axes.scatter(
         places if across is None else across,
         heights,
-        s=[26 if colour == _INK["bad"] else 13 for colour in colours],
+        s=[26 if colour == INK["bad"] else 13 for colour in colours],
         c=list(colours),
         linewidths=0,
         zorder=4,
@@ -212,13 +210,13 @@ def _dots(
 def _mark_first(main: Axes, lanes: Axes, *, finding: Mapping[str, Any], count: int) -> None:
     place = finding["index"]
     for axes in (main, lanes):
-        axes.axvline(place, color=_INK["bad"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+        axes.axvline(place, color=INK["bad"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     right = place < count / 2
     main.annotate(
         f"first divergence: {plain_label(finding['seam'], limit=60)}",
         (place, 0.955), xycoords=("data", "axes fraction"), xytext=(6 if right else -6, 0),
         textcoords="offset points", ha="left" if right else "right", va="center", fontsize=10, fontweight="bold",
-        color=_INK["bad"], bbox={"facecolor": _INK["panel"], "edgecolor": "none", "pad": 1.5}, zorder=6,
+        color=INK["bad"], bbox={"facecolor": INK["panel"], "edgecolor": "none", "pad": 1.5}, zorder=6,
     )  # fmt: skip
 
 
@@ -228,7 +226,7 @@ def _bands(main: Axes, lanes: Axes, *, document: Mapping[str, Any]) -> None:
     for number, band in enumerate(bands):
         if number % 2 == 0:
             for axes in (main, lanes):
-                axes.axvspan(band.start - 0.5, band.stop - 0.5, color=_INK["band"], linewidth=0, zorder=0)
+                axes.axvspan(band.start - 0.5, band.stop - 0.5, color=INK["band"], linewidth=0, zorder=0)
     taken: list[tuple[float, float]] = []
     # The widest bands get their labels first; a label is left out where it would run into another one.
     for band in sorted(bands, key=lambda band: band.start - band.stop):
@@ -240,7 +238,7 @@ def _bands(main: Axes, lanes: Axes, *, document: Mapping[str, Any]) -> None:
         taken.append((middle - half, middle + half))
         main.annotate(
             plain_label(band.label, limit=40), (middle, 1.0), xycoords="axes fraction", xytext=(0, 5),
-            textcoords="offset points", ha="center", color=_INK["fg"], fontsize=10,
+            textcoords="offset points", ha="center", color=INK["fg"], fontsize=10,
         )  # fmt: skip
 
 
@@ -257,7 +255,7 @@ def _layer_ticks(axes: Axes, *, findings: Sequence[Mapping[str, Any]]) -> None:
             label_at = finding["index"] if roomy else label_at
         last = now
     axes.set_xticks(places, labels)
-    axes.tick_params(axis="x", length=3, color=_INK["line"], labelcolor=_INK["muted"], labelsize=8.5)
+    axes.tick_params(axis="x", length=3, color=INK["line"], labelcolor=INK["muted"], labelsize=8.5)
 
 
 def _series(floats: Sequence[Mapping[str, Any]], *, field: str, count: int) -> np.ndarray:
@@ -268,13 +266,13 @@ def _series(floats: Sequence[Mapping[str, Any]], *, field: str, count: int) -> n
     return values
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
     axes.set_facecolor("none")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color(_INK["line"])
-    axes.tick_params(color=_INK["line"], labelcolor=_INK["muted"])
+        axes.spines[side].set_color(INK["line"])
+    axes.tick_params(color=INK["line"], labelcolor=INK["muted"])
 
 
 def _runs(values: Sequence[object]) -> list[tuple[int, int]]:
@@ -305,7 +303,7 @@ def plain_label(text: str, *, limit: int) -> str:
     return text.replace("$", r"\$")
 
 
-def _svg(figure: Figure, *, prefix: str, titles: Iterable[str], target: str) -> str:
+def svg(figure: Figure, *, prefix: str, titles: Iterable[str], target: str) -> str:
     """The figure as an element to put inside a page: no header, no ids of its own, no fixed colours."""
     buffer = io.StringIO()
     metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}

@@ -138,6 +138,7 @@ def _items(milestone: Mapping[str, Any]) -> Table:
     columns = [
         Column("required", code=True),
         Column("verdict"),
+        Column("reason"),
         Column("worst ratio", numeric=True),
         Column("figure", numeric=True),
         Column("gate", numeric=True),
@@ -146,7 +147,6 @@ def _items(milestone: Mapping[str, Any]) -> Table:
         Column("rows", numeric=True),
         Column("floor runs", numeric=True),
         Column("time", numeric=True),
-        Column("reason"),
     ]
     commit = milestone["commit"] and f"({milestone['commit']})"
     failing_first = sorted(milestone["items"], key=lambda item: item["verdict"] == "PARITY")
@@ -181,6 +181,7 @@ def _item(item: Mapping[str, Any]) -> list[Cell]:
     return [
         text(item["id"]),
         Cell(verdict, bad=item["verdict"] != "PARITY"),
+        text("" if item["verdict"] == "PARITY" else item["reason"]),
         times(worst["ratio"]),
         number(worst["figure"]),
         number(worst["gate"]),
@@ -189,7 +190,6 @@ def _item(item: Mapping[str, Any]) -> list[Cell]:
         number(item["rows"]),
         number(len(item["floor_runs"])),
         seconds(item["seconds"]),
-        text(item["reason"]),
     ]
 
 

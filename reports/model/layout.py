@@ -15,9 +15,9 @@ from reports.model.parts import Part
 _TOP, _GAP, _HIGH, _LOW = 34, 9, 24, 19
 _MANY = 12  # blocks from which boxes are low
 # Left edge and width of the columns.
-_PROCESSOR, _TOWER, _MERGERS, _DECODER, _CACHE = (2, 98), (124, 106), (244, 84), (348, 116), (470, 18)
-WIDTH = 490
-_TITLES = {"rope": "RoPE", "norm": "final norm"}
+_PROCESSOR, _TOWER, _MERGERS, _DECODER, _CACHE = (2, 98), (124, 106), (244, 84), (348, 122), (476, 18)
+WIDTH = 496
+_TITLES = {"rope": "RoPE", "norm": "norm"}
 
 
 @dataclass(frozen=True)

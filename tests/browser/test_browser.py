@@ -1,7 +1,7 @@
 """The pages in a real browser: no errors, no sideways scrolling, links, filters, keyboard, print.
 
-Marked ``browser``: without Chromium these tests fail in ``nox -s pages``, and in the default tests they are skipped with
-a line that says so.
+Marked ``browser``: without Chromium these tests fail in ``nox -s pages``. In the default tests they are skipped then,
+with a line that says so.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def test_every_link_leads_somewhere_that_can_be_seen(name: str, browser: Chrome,
     lost = browser.run(
         """(async () => {
             const lost = [];
-            const links = [...new Set([...document.querySelectorAll('a[href^="#"]')].map((a) => a.getAttribute("href")))];
+            const every = [...document.querySelectorAll('a[href^="#"]')].map((a) => a.getAttribute("href"));
+            const links = [...new Set(every)];
             for (const href of links.filter((_, index) => index % Math.ceil(links.length / 40) === 0)) {
                 location.hash = href;
                 await new Promise((done) => setTimeout(done, 5));

@@ -31,6 +31,8 @@ FILES = {
     "judgement": ["report.json", "findings.csv", "report.md", "report.html"],
     "tokens": ["report.json", "tokens.csv", "report.md", "report.html"],
     "signoff": ["report.json", "items.csv", "report.md", "report.html"],
+    "difference": ["report.json", "seams.csv", "report.md", "report.html"],
+    "history": ["report.json", "history.csv", "report.md", "report.html"],
     "activations": ["report.json", "activations.csv", "report.md", "report.html"],
 }
 FREE = (

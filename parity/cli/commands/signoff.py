@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from parity.cli import console as view
-from parity.cli.command import here
+from parity.cli.command import here, say_annotations
 from parity.cli.progress import progress_bar
 from parity.cli.signoff_options import SignoffOptions, milestones_of
 from parity.documents.folders import report_folder
 from parity.documents.pictures import keep_pictures, pictures_of, take_over
 from parity.documents.signoff import signoff_document
-from parity.milestones.collect import EVIDENCE, Collected, collect, file_name, read_earlier
+from parity.milestones.collect import EVIDENCE, Collected, collect, every_item, file_name, read_earlier
 from parity.milestones.evidence import validator
 from parity.milestones.keys import checkout, code_digest, versions
 from parity.milestones.plan import Item, Milestones
@@ -50,24 +50,36 @@ def signoff(options: SignoffOptions) -> int:
     source = source_of(milestones, code=code, versions=found, look=_keeper(milestones, folder))
     earlier = read_earlier(options.reuse)
     make_folder(folder / EVIDENCE)  # before anything runs
-    count = len({item.id for phase in phases for item in phase.items})
+    items = every_item(phases)
+    count = len(items if options.shard is None else options.shard.mine(items))
 
     def keep(name: str, evidence: Mapping[str, Any]) -> None:
         write_bytes(folder / EVIDENCE / name, data=dump(evidence))
 
     with progress_bar(count, quiet=options.as_json) as step:
-        collected = collect(phases, source, earlier, keep=keep, progress=step)
-    today = date.today()
+        collected = collect(phases, source, earlier, keep=keep, shard=options.shard, progress=step)
     about = Surroundings(
-        state, code, source.checkpoints(), found, environment, round(time.perf_counter() - start, 3), today
+        state, code, source.checkpoints(), found, environment, round(time.perf_counter() - start, 3), date.today()
     )
-    judged = verdicts(milestones, [phase.number for phase in phases], collected.evidence, today=today)
+    if options.reuse is not None:
+        take_over(options.reuse, folder, [Path(file_name(name)).stem for name in collected.reused])
+    return conclude(milestones, [phase.number for phase in phases], collected, about, folder, options)
+
+
+def conclude(
+    milestones: Milestones,
+    phases: Sequence[int],
+    collected: Collected,
+    about: Surroundings,
+    folder: Path,
+    options: SignoffOptions,
+) -> int:
+    """Judge the evidence, and write record and reports. Returns the exit code of the verdict."""
+    judged = verdicts(milestones, phases, collected.evidence, today=about.today)
     statement = make_record(milestones, judged, collected, about)
     validator().validate(statement)
-    stems = {name: Path(file_name(name)).stem for name in collected.evidence}
-    if options.reuse is not None:
-        take_over(options.reuse, folder, [stems[name] for name in collected.reused])
-    document = signoff_document(statement, pictures_of(folder, stems.values()))
+    stems = [Path(file_name(name)).stem for name in collected.evidence]
+    document = signoff_document(statement, pictures_of(folder, stems))
     write_bytes(folder / RECORD, data=dump(statement))
     write_report(document, folder)
     _write_for_ci(document, options)
@@ -116,6 +128,8 @@ def _print(document: Mapping[str, Any], collected: Collected, folder: Path, opti
             click.echo(json.dumps(document, allow_nan=False))
         else:
             _show(console, document, collected, folder)
+    if options.annotations:
+        say_annotations(document, as_json=options.as_json)
 
 
 def _show(console: Console, document: Mapping[str, Any], collected: Collected, folder: Path) -> None:
@@ -129,6 +143,8 @@ def _show(console: Console, document: Mapping[str, Any], collected: Collected, f
     subject = document["subject"]
     for change in subject["changes"]:
         console.print(view.plain(f"uncommitted: {change}"), soft_wrap=True)
+    if subject["changes"]:
+        console.print("`parity signoff verify` refuses this record, as its commit does not name its code")
     console.print(view.plain(f"commit {subject['commit']}; digest {document['digest']}"), soft_wrap=True)
     verdict = document["verdict"]
     console.print(_coloured(verdict["value"], verdict["label"]) + "  " + view.plain(verdict["reason"]), soft_wrap=True)
