@@ -21,6 +21,8 @@ HERE = Path(__file__).parent
 VENV = HERE / ".venv"
 # The oldest supported transformers. It is put in front of the shared environment, so that torch is not installed twice.
 OLDEST = ("transformers==4.57.6", "huggingface-hub>=0.34,<1.0", "tokenizers>=0.22,<0.23")
+# Cases that together show most known mistakes; small, because every mistake is planted on each.
+DIAGNOSED = ("config-traps", "trained-picture", "batch-3-chunked", "long-right", "other-requests")
 OVERLAY = HERE / ".nox" / "transformers-4.57"
 
 
@@ -86,6 +88,37 @@ def bundles(session: nox.Session) -> None:
 
 
 @nox.session
+def diagnose(session: nox.Session) -> None:
+    """Plant every known mistake in the port, and see how often a diagnosis names it: from full and coarse traces, and
+    from log-probabilities; and how often it says that none fits once the right one is taken out.
+
+    Arguments replace those of ``python -m parity.diagnosis.rates``, such as ``-- BUNDLE --minutes 10``.
+    """
+    bundle = "parity-reports/diagnose-bundle"
+    if not session.posargs:
+        cases = [word for case in DIAGNOSED for word in ("--case", case)]
+        run(session, "parity", "bundle", "make", *cases, "--with-checkpoint", "--out", bundle)
+    run(session, "parity.diagnosis.rates", *(session.posargs or [bundle, "--out", "parity-reports/diagnose.json"]))
+
+
+@nox.session
+def engines(session: nox.Session) -> None:
+    """Judge mistral.rs, and a server if ``-- --url URL`` names one, by a golden bundle of text and a picture."""
+    bundle = "parity-reports/engines-bundle"
+    run(session, "parity", "bundle", "make", "--case", "text", "--case", "trained-picture", "--with-checkpoint",
+        "--out", bundle)  # fmt: skip
+    name = "server" if session.posargs else "mistralrs"
+    for case in ("text", "trained-picture"):
+        tokens = f"parity-reports/engines-{name}-{case}.jsonl"
+        Path(tokens).unlink(missing_ok=True)
+        # A divergence is a finding about the engine, and no failure of this session.
+        asked = [python(session), "-m", "parity", "engine", name, bundle, "--case", case, "--tokens", tokens]
+        session.run(*asked, *session.posargs, external=True, success_codes=[0, 1, 3])
+        told = [python(session), "-m", "parity", "diagnose", bundle, "--tokens", tokens, "--case", case]
+        session.run(*told, external=True, success_codes=[0, 1, 3])
+
+
+@nox.session
 def metamorphic(session: nox.Session) -> None:
     """Check seven relations of the port on random configs and batches, with 60 examples each."""
     env = {"METAMORPHIC_EXAMPLES": "60"}
@@ -100,10 +133,40 @@ def generation(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure the branch coverage of the port under the suite. Fails if it is below tests/port/suite_coverage.toml."""
+    out = Path("parity-reports") / "coverage"
+    out.mkdir(parents=True, exist_ok=True)
+    data = f"--data-file={out / 'data'}"
+    suite = ("parity", "suite", "--threads", "1", "--out", str(out / "suite"), *session.posargs)
+    run(session, "coverage", "run", "--branch", "--source=port", data, "-m", *suite)
+    run(session, "coverage", "html", data, "--directory", str(out / "html"))
+    run(session, "tests.port.suite_coverage", str(out / "data"))
+
+
+@nox.session
 def calibrate(session: nox.Session) -> None:
     """Measure the m that correct runs need, in all dtypes. The gates' m is based on this data."""
     dtypes = ("--dtype", "float32", "--dtype", "bfloat16", "--dtype", "float16")
     run(session, "parity", "calibrate", *dtypes, *session.posargs)
+
+
+@nox.session
+def perf(session: nox.Session) -> None:
+    """Time the port beside the reference and the machine, then check it against the accepted figures.
+
+    With arguments, only `parity bench` is run with them, for example `-- --shape 2b --dtype bfloat16`.
+    """
+    out = "parity-reports/bench"
+    run(session, "parity", "bench", *(session.posargs or ["--out", out]))
+    if not session.posargs:
+        run(session, "parity", "bench", "--check", "--threads", "1", "--seconds", "20", "--out", f"{out}-check")
+
+
+@nox.session
+def perf_rates(session: nox.Session) -> None:
+    """Measure how often the speed check catches a port that is 15 % slower, and how often it fails an unchanged one."""
+    run(session, "tests.parity.bench.rates", *session.posargs)
 
 
 @nox.session

@@ -58,14 +58,14 @@ class KVCache:
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the newest (B, K, S, D) of a layer, after ``extend``; returns all (B, K, T, D) so far."""
-        start = self.length - keys.shape[2]
-        self._keys[layer, :, :, start : self.length] = keys
-        self._values[layer, :, :, start : self.length] = values
+        tokens = keys.shape[2]
+        for stored, new in ((self._keys, keys), (self._values, values)):
+            stored[layer].narrow(2, self.length - tokens, tokens).copy_(new)  # (B, K, S, D)
         return self.layer(layer)
 
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values (B, K, T, D) of one layer."""
-        return self._keys[layer, :, :, : self.length], self._values[layer, :, :, : self.length]
+        return self._keys[layer].narrow(2, 0, self.length), self._values[layer].narrow(2, 0, self.length)
 
     def next_positions(self, tokens: int) -> Tensor:
         """(3, B, tokens) positions of the next text tokens: real tokens so far + rope_delta, the same on all axes."""

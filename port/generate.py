@@ -16,7 +16,7 @@ from torch import Tensor
 from port.errors import InputError
 from port.generation_config import GenerationConfig
 from port.model import Inputs, Qwen3VL
-from port.sampling import adjusted, choose, mark_seen, row_generators
+from port.sampling import TAP, adjusted, choose, mark_seen, row_generators
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _steps(
     # The last token is never fed back.
     cache = model.new_cache(batch, tokens + most - 1)
     generators = row_generators(batch, seed)
-    ended = [False] * batch
+    ended = torch.zeros(batch, dtype=torch.bool)
     with torch.inference_mode():
         logits = model.prefill_last(inputs, cache, chunk=chunk)  # (B, V)
         seen = None
@@ -88,13 +88,15 @@ def _steps(
     for count in range(1, most + 1):
         with torch.inference_mode():
             _check(logits, count)
-            chosen = choose(adjusted(logits, config, seen), config, generators)  # (B,)
+            logits = TAP("logits", logits)
+            chosen = TAP("tokens", choose(adjusted(logits, config, seen), config, generators))  # (B,)
             if seen is not None:
                 seen = mark_seen(seen, chosen.unsqueeze(1))
         found = chosen.tolist()
-        yield Step(tuple(None if over else token for token, over in zip(found, ended, strict=True)))
-        ended = [over or token in config.eos_token_ids for token, over in zip(found, ended, strict=True)]
-        if count == most or all(ended):
+        yield Step(tuple(None if over else token for token, over in zip(found, ended.tolist(), strict=True)))
+        at_end = torch.tensor([count == most or token in config.eos_token_ids for token in found])  # (B,)
+        ended = TAP("ended", ended | at_end)
+        if bool(ended.all()):
             return
         with torch.inference_mode():
             logits = model.decode(chosen.unsqueeze(1), cache)[:, 0]  # (B, V)

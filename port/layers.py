@@ -9,15 +9,13 @@ Shape legend
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from port.errors import InputError
+from port.kernels import PLAIN, PlainKernels
+from port.kernels.plain import rotate_half, wide
 
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which norms and rotations are computed: at least float32, and float64 stays float64."""
-    return torch.promote_types(dtype, torch.float32)
+__all__ = ["Conv3dNoBias", "Linear", "RMSNorm", "apply_rotary", "rotate_half", "table", "together", "wide"]
 
 
 def table(rows: int, size: int) -> nn.Embedding:
@@ -28,8 +26,24 @@ def table(rows: int, size: int) -> nn.Embedding:
     return nn.Embedding(rows, size, _weight=torch.empty(rows, size))
 
 
+class Linear(nn.Linear):
+    """``nn.Linear`` with the model's kernels."""
+
+    kernels: PlainKernels = PLAIN
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., C) -> (..., O)
+        return self.kernels.linear(x, self.weight, self.bias)
+
+
+def together(kernels: PlainKernels, x: Tensor, *layers: nn.Linear) -> list[Tensor]:
+    """Several linear layers of the same x (..., C): one (..., O) each."""
+    return kernels.linears(x, *[(layer.weight, layer.bias) for layer in layers])
+
+
 class RMSNorm(nn.Module):
     """x / rms(x) * weight over the last dim, in float32 or wider (arXiv:1910.07467)."""
+
+    kernels: PlainKernels = PLAIN
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -37,9 +51,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:  # (..., size) -> (..., size)
-        y = x.to(wide(x.dtype))
-        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * y.to(x.dtype)
+        return self.kernels.rms_norm(x, self.weight, self.eps)
 
 
 class Conv3dNoBias(nn.Module):
@@ -48,6 +60,8 @@ class Conv3dNoBias(nn.Module):
     The weight is stored as the matrix (O, C*T*P*P) that the product needs. mistral.rs builds the same layer from two
     2-D convolutions, and saves and ties weights through its ``weight()`` accessor (added in 530463af1).
     """
+
+    kernels: PlainKernels = PLAIN
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel_size: tuple[int, int, int]) -> None:
         super().__init__()
@@ -75,13 +89,7 @@ class Conv3dNoBias(nn.Module):
         x = x.reshape(n, channels, d, t, h, p, w, q)  # (N, C, d, T, h, P, w, P)
         x = x.permute(0, 2, 4, 6, 1, 3, 5, 7)  # (N, d, h, w, C, T, P, P)
         x = x.reshape(n, d, h, w, -1)  # (N, d, h, w, C*T*P*P)
-        return F.linear(x, self.matrix).permute(0, 4, 1, 2, 3)  # (N, O, d, h, w)
-
-
-def rotate_half(x: Tensor) -> Tensor:
-    """(..., D) -> (..., D): the second half negated, then the first half."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([-second, first], dim=-1)
+        return self.kernels.linear(x, self.matrix).permute(0, 4, 1, 2, 3)  # (N, O, d, h, w)
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

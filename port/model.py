@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from port.cache import KVCache
 from port.config import Qwen3VLConfig
 from port.errors import InputError
 from port.grid import check_grid, merged_count
+from port.kernels import PLAIN, PlainKernels
+from port.layers import Linear
 from port.mapped_file import MappedFile
 from port.mrope import mrope_positions
 from port.tap import Tap
@@ -72,12 +73,14 @@ class LanguageAndVision(nn.Module):
 class Qwen3VL(nn.Module):
     """The whole model. With tied embeddings there is no ``lm_head``: the logits use the embedding matrix."""
 
+    kernels: PlainKernels = PLAIN
+
     def __init__(self, config: Qwen3VLConfig) -> None:
         super().__init__()
         self.config = config
         self.model = LanguageAndVision(config)
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+            self.lm_head = Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
         self.tap = Tap("")
         self.files: Sequence[MappedFile] = ()  # those that hold weights
 
@@ -164,7 +167,7 @@ class Qwen3VL(nn.Module):
         return self.logits(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:  # (B, S, C) -> (B, S, V)
-        return self.tap("logits", F.linear(hidden, self.output_weight()))
+        return self.tap("logits", self.kernels.linear(hidden, self.output_weight()))
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """An empty cache for ``batch`` rows of at most ``capacity`` tokens, prompt and padding included."""
@@ -249,7 +252,7 @@ class Qwen3VL(nn.Module):
                 raise InputError(f"pixel_values{suffix} holds NaN or Inf; check the picture and its preprocessing")
 
     def _check_vocabulary(self, ids: Tensor) -> None:
-        low, high = int(ids.min()), int(ids.max())
+        low, high = map(int, torch.aminmax(ids))
         if low < 0 or high >= self.config.text.vocab_size:
             raise InputError(
                 f"token ids run from {low} to {high}, but the vocabulary has 0 to {self.config.text.vocab_size - 1}; "

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from port.errors import InputError
 from port.generation_config import GenerationConfig
+from port.tap import Tap
 
 _SEEDS = 2**63
 # Large, so that rows of neighbouring seeds do not share a generator.
 _ROW_STRIDE = 0x5851F42D4C957F2D
+TAP = Tap("generation.")
 
 
 def mark_seen(seen: Tensor, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -67,17 +69,21 @@ def adjusted(logits: Tensor, config: GenerationConfig, seen: Tensor | None = Non
         if seen is None:
             raise InputError(f"repetition_penalty is {config.repetition_penalty}; give the tokens seen in each row")
         logits = penalise_repetition(logits, seen, config.repetition_penalty)
+    logits = TAP("repetition_penalty", logits)
     if not config.do_sample:
         return logits
     if config.temperature != 1:
         logits = logits / config.temperature
+    logits = TAP("temperature", logits)
     if config.top_k:
         logits = keep_top_k(logits, config.top_k)
+    logits = TAP("top_k", logits)
     if config.top_p < 1:
         logits = keep_top_p(logits, config.top_p)
+    logits = TAP("top_p", logits)
     if config.min_p > 0:
         logits = keep_min_p(logits, config.min_p)
-    return logits
+    return TAP("min_p", logits)
 
 
 def choose(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.Generator]) -> Tensor:
@@ -87,7 +93,7 @@ def choose(logits: Tensor, config: GenerationConfig, generators: Sequence[torch.
     """
     if not config.do_sample:
         return logits.argmax(dim=-1)
-    rows = logits.softmax(dim=-1).cpu()
+    rows = TAP("probabilities", logits.softmax(dim=-1)).cpu()
     drawn = [torch.multinomial(row, 1, generator=own) for row, own in zip(rows, generators, strict=True)]
     return torch.cat(drawn).to(logits.device)
 

@@ -8,19 +8,24 @@ Shape legend
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from port.cache import KVCache
 from port.config import TextConfig
-from port.layers import RMSNorm, apply_rotary, table, wide
+from port.kernels import PLAIN, Mask, PlainKernels
+from port.layers import Linear, RMSNorm, table, together, wide
 from port.mrope import frequency_axes, inverse_frequencies, mrope_cos_sin
 from port.tap import Tap
 
 
 class TextAttention(nn.Module):
     """Grouped-query attention with an RMSNorm on each head of q and k (QK-norm)."""
+
+    kernels: PlainKernels = PLAIN
 
     def __init__(self, config: TextConfig, layer: int, prefix: str) -> None:
         super().__init__()
@@ -30,27 +35,28 @@ class TextAttention(nn.Module):
             config.num_key_value_heads * config.head_dim,
         )
         bias = config.attention_bias
-        self.q_proj = nn.Linear(config.hidden_size, query, bias=bias)
-        self.k_proj = nn.Linear(config.hidden_size, key, bias=bias)
-        self.v_proj = nn.Linear(config.hidden_size, key, bias=bias)
-        self.o_proj = nn.Linear(query, config.hidden_size, bias=bias)
+        self.q_proj = Linear(config.hidden_size, query, bias=bias)
+        self.k_proj = Linear(config.hidden_size, key, bias=bias)
+        self.v_proj = Linear(config.hidden_size, key, bias=bias)
+        self.o_proj = Linear(query, config.hidden_size, bias=bias)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.tap = Tap(prefix)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: KVCache | None) -> Tensor:
-        """x (B, S, C), cos and sin (B, S, 1, D), mask (B, 1, S, T) -> (B, S, C)."""
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Mask, cache: KVCache | None) -> Tensor:
+        """x (B, S, C), cos and sin (B, S, 1, D) -> (B, S, C)."""
         heads = (*x.shape[:2], -1, self.head_dim)
-        q = self.tap("q_norm", self.q_norm(self.q_proj(x).view(heads)))  # (B, S, H, D)
-        k = self.tap("k_norm", self.k_norm(self.k_proj(x).view(heads)))  # (B, S, K, D)
-        v = self.tap("v", self.v_proj(x).view(heads))  # (B, S, K, D)
-        q = self.tap("q_rope", apply_rotary(q, cos, sin)).transpose(1, 2)  # (B, H, S, D)
-        k = self.tap("k_rope", apply_rotary(k, cos, sin)).transpose(1, 2)  # (B, K, S, D)
+        q, k, v = together(self.kernels, x, self.q_proj, self.k_proj, self.v_proj)
+        q = self.tap("q_norm", self.q_norm(q.view(heads)))  # (B, S, H, D)
+        k = self.tap("k_norm", self.k_norm(k.view(heads)))  # (B, S, K, D)
+        v = self.tap("v", v.view(heads))  # (B, S, K, D)
+        q = self.tap("q_rope", self.kernels.rotary(q, cos, sin)).transpose(1, 2)  # (B, H, S, D)
+        k = self.tap("k_rope", self.kernels.rotary(k, cos, sin)).transpose(1, 2)  # (B, K, S, D)
         v = v.transpose(1, 2)  # (B, K, S, D)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, K, T, D)
         k, v = self.tap("k_cache", k), self.tap("v_cache", v)
-        context = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)  # (B, H, S, D)
+        context = self.kernels.attention(q, k, v, mask)  # (B, H, S, D)
         context = context.transpose(1, 2).flatten(2)  # (B, S, H*D)
         return self.tap("out", self.o_proj(self.tap("context", context)))
 
@@ -58,14 +64,17 @@ class TextAttention(nn.Module):
 class TextMLP(nn.Module):
     """SwiGLU (arXiv:2002.05202)."""
 
+    kernels: PlainKernels = PLAIN
+
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, S, C) -> (B, S, C)
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = together(self.kernels, x, self.gate_proj, self.up_proj)
+        out: Tensor = self.down_proj(self.kernels.swiglu(gate, up))
         return out
 
 
@@ -79,7 +88,7 @@ class DecoderLayer(nn.Module):
         self.mlp = TextMLP(config)
         self.tap = Tap(prefix)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: KVCache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Mask, cache: KVCache | None) -> Tensor:
         """x (B, S, C) -> (B, S, C)."""
         x = x + self.self_attn(self.tap("input_norm", self.input_layernorm(x)), cos, sin, mask, cache)
         x = x + self.tap("mlp.out", self.mlp(self.tap("post_attention_norm", self.post_attention_layernorm(x))))
@@ -114,19 +123,25 @@ class TextModel(nn.Module):
             self.tap("rope_cos", cos).unsqueeze(2),
             self.tap("rope_sin", sin).unsqueeze(2),
         )  # (B, S, 1, D)
-        mask = self.tap("causal_mask", mask)
+        attends = Mask(self.tap("causal_mask", mask))
         for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, mask, cache)
+            x = layer(x, cos, sin, attends, cache)
             if deepstack is not None and index < len(deepstack):
                 x = self.tap(f"layers.{index}.deepstack", x + deepstack[index])
         return self.tap("norm", self.norm(x))
 
     def rotary(self, position_ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine (B, S, D): angles in float32 or wider, then cast to ``dtype``."""
-        inv_freq = inverse_frequencies(self.config.head_dim, self.config.rope_theta, wide(dtype))
-        axes = frequency_axes(self.config.mrope_section).to(position_ids.device)
-        cos, sin = mrope_cos_sin(position_ids, inv_freq.to(position_ids.device), axes)
+        inv_freq = _once(inverse_frequencies, self.config.head_dim, self.config.rope_theta, wide(dtype))
+        axes = _once(frequency_axes, self.config.mrope_section)
+        cos, sin = mrope_cos_sin(position_ids, inv_freq.to(position_ids.device), axes.to(position_ids.device))
         return cos.to(dtype), sin.to(dtype)
+
+
+@lru_cache(maxsize=64)
+def _once(function: Callable[..., Tensor], *arguments: Hashable) -> Tensor:
+    """``function(*arguments)``, computed once, for tables that every forward needs. Must not be changed in place."""
+    return function(*arguments)
 
 
 def causal_mask(visible: Tensor, tokens: int) -> Tensor:
@@ -135,6 +150,10 @@ def causal_mask(visible: Tensor, tokens: int) -> Tensor:
     ``visible`` (B, T) is False at padding. A padding token is visible only to itself, so that its softmax has one key
     and is defined; its output is never used.
     """
+    if tokens == 1:
+        mask = visible.clone()
+        mask[:, -1] = True
+        return mask[:, None, None]  # (B, 1, 1, T)
     total = visible.shape[1]
     query = torch.arange(total - tokens, total, device=visible.device).unsqueeze(1)  # (S, 1)
     key = torch.arange(total, device=visible.device)  # (T,)

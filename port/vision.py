@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from port import grid
 from port.config import LAYER_NORM_EPS, VISION_ROPE_THETA, VisionConfig
 from port.errors import InputError
-from port.layers import Conv3dNoBias, apply_rotary, table, wide
+from port.kernels import PLAIN, PlainKernels
+from port.layers import Conv3dNoBias, Linear, table, wide
 from port.mrope import inverse_frequencies
 from port.tap import Tap
 
@@ -41,23 +42,25 @@ class PatchEmbed(nn.Module):
 class VisionAttention(nn.Module):
     """Self-attention within each segment. A segment is a picture or one frame of a video."""
 
+    kernels: PlainKernels = PLAIN
+
     def __init__(self, config: VisionConfig, prefix: str) -> None:
         super().__init__()
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
-        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
-        self.proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.qkv = Linear(config.hidden_size, 3 * config.hidden_size)
+        self.proj = Linear(config.hidden_size, config.hidden_size)
         self.tap = Tap(prefix)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, lengths: list[int]) -> Tensor:  # (N, C) -> (N, C)
         qkv = self.tap("qkv", self.qkv(x))
         q, k, v = qkv.view(-1, 3, self.num_heads, self.head_dim).unbind(1)  # each (N, H, D)
-        q = self.tap("q_rope", apply_rotary(q.to(cos.dtype), cos, sin).to(x.dtype))
-        k = self.tap("k_rope", apply_rotary(k.to(cos.dtype), cos, sin).to(x.dtype))
-        context = attend_segments(q, k, v, lengths).flatten(1)  # (N, H, D) -> (N, C)
+        q = self.tap("q_rope", self.kernels.rotary(q, cos, sin))
+        k = self.tap("k_rope", self.kernels.rotary(k, cos, sin))
+        context = attend_segments(q, k, v, lengths, self.kernels).flatten(1)  # (N, H, D) -> (N, C)
         return self.tap("out", self.proj(self.tap("context", context)))
 
 
-def attend_segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
+def attend_segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], kernels: PlainKernels = PLAIN) -> Tensor:
     """Full attention within consecutive segments of q, k, v (N, H, D); returns (N, H, D).
 
     Neighbouring segments of the same length, such as the frames of a video, share one call.
@@ -66,7 +69,7 @@ def attend_segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tens
     for length, run in groupby(lengths):
         end = start + length * len(list(run))
         query, key, value = (x[start:end].view(-1, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(query, key, value)  # (segments, H, L, D)
+        out = kernels.full_attention(query, key, value)  # (segments, H, L, D)
         outputs.append(out.transpose(1, 2).flatten(0, 1))  # (segments*L, H, D)
         start = end
     return torch.cat(outputs)
@@ -75,8 +78,8 @@ def attend_segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tens
 class VisionMLP(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.linear_fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.linear_fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.linear_fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.linear_fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C) -> (N, C)
         out: Tensor = self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
@@ -107,8 +110,8 @@ class PatchMerger(nn.Module):
         self.merged_size = merged
         self.norm_after_merge = norm_after_merge
         self.norm = nn.LayerNorm(merged if norm_after_merge else config.hidden_size, eps=LAYER_NORM_EPS)
-        self.linear_fc1 = nn.Linear(merged, merged)
-        self.linear_fc2 = nn.Linear(merged, config.out_hidden_size)
+        self.linear_fc1 = Linear(merged, merged)
+        self.linear_fc2 = Linear(merged, config.out_hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C) -> (N/m^2, O)
         if self.norm_after_merge:

@@ -21,6 +21,7 @@ from port.config import Qwen3VLConfig
 from port.errors import ConfigError, WeightsError
 from port.finite import all_finite
 from port.json_fields import Fields
+from port.kernels import use_kernels
 from port.mapped_file import MappedFile
 from port.model import Qwen3VL
 
@@ -36,8 +37,17 @@ _RENAMED = {
 _SHOWN = 10
 
 
-def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Qwen3VL:
+def load_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    kernels: str = "fast",
+) -> Qwen3VL:
     """Build the port from a checkpoint folder, in eval mode, with weights cast to ``dtype``.
+
+    ``kernels`` is "fast" (what suits the machine; compiled on first use if there is a compiler) or "plain" (torch's own
+    operations), see ``port.kernels``.
 
     Weights that are stored in ``dtype`` are not copied on the CPU: the model uses the mapped files, and refuses to run
     once they were changed (see ``MappedFile``). They are mapped privately: writing into a parameter changes neither
@@ -52,6 +62,7 @@ def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torc
         model = Qwen3VL(config)
     with Checkpoint(folder) as checkpoint:
         _fill(model, checkpoint, dtype=dtype, device=torch.device(device))
+    use_kernels(model, kernels)
     return model.eval().requires_grad_(False)
 
 

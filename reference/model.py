@@ -20,10 +20,9 @@ from transformers.utils import logging as hf_logging
 
 from reference.errors import ReferenceModelError
 from reference.version import transformers_major
+from reference.weights import LEGACY_KEYS
 
 Attention = Literal["eager", "sdpa"]
-# The older key layout (visual.*, model.*). Without this map, the reference would keep random weights.
-_LEGACY_KEYS = {r"^visual\.": "model.visual.", r"^model\.(?!visual\.|language_model\.)": "model.language_model."}
 PIXELS = ("pixel_values", "image_grid_thw", "pixel_values_videos", "video_grid_thw")
 
 
@@ -60,7 +59,7 @@ class ReferenceModel:
                 attn_implementation=attention,
                 use_safetensors=True,
                 trust_remote_code=False,
-                key_mapping=_LEGACY_KEYS,
+                key_mapping=LEGACY_KEYS,
                 output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:

@@ -10,8 +10,8 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +25,13 @@ from transformers.image_utils import load_image
 from transformers.video_utils import VideoMetadata, load_video
 
 from reference.errors import ReferenceModelError
-from reference.media import PicturePath, VideoFrames, VideoPath
+from reference.media import ONE_TURN, PicturePath, Prompting, VideoFrames, VideoPath, conversation
+from reference.recording import recording
 
 Sink = Callable[[str, Tensor], object]
 
 
+_FRAMES_PER_SECOND = 24.0  # what transformers assumes for frames without a rate
 Part = str | Image.Image | VideoFrames | PicturePath | VideoPath
 
 
@@ -62,23 +64,22 @@ class ReferenceProcessor:
         *,
         padding_side: Literal["left", "right"],
         sink: Sink | None = None,
+        prompting: Prompting = ONE_TURN,
+        grids_only: bool = False,
     ) -> dict[str, Tensor]:
-        """Turn rows into one padded batch. Each row is one user turn: texts, pictures and videos in order.
+        """Turn rows into one padded batch. Each row holds texts, pictures and videos in order, and whole turns.
 
         Returns input_ids and attention_mask (B, S). With pictures also pixel_values (N, C*T*P*P) and image_grid_thw
         (pictures, 3); with videos also pixel_values_videos and video_grid_thw.
 
         ``sink`` gets every value under its seam's name, ``processor.*``: media as decoded, resized and cut into
-        patches, sampled frames and timestamps, and the returned tensors.
+        patches, sampled frames and timestamps, and the returned tensors. With ``grids_only`` it gets ids, mask and
+        grids, without the values of single pictures and videos.
         """
         images = [_picture(part) for row in rows for part in row if isinstance(part, Image.Image | PicturePath)]
         videos = [self._sampled(part) for row in rows for part in row if isinstance(part, VideoFrames | VideoPath)]
         texts = [
-            self.processor.apply_chat_template(
-                [{"role": "user", "content": [_content(part) for part in row]}],
-                tokenize=False,
-                add_generation_prompt=True,
-            )
+            self.processor.apply_chat_template(conversation(row, _content), tokenize=False, **prompting.arguments())
             for row in rows
         ]
         extra: dict[str, Any] = {}
@@ -87,13 +88,14 @@ class ReferenceProcessor:
         if videos:
             extra |= _video_arguments(videos)
         timestamps: list[list[float]] = []
-        with _recording(self.processor, "_calculate_timestamps", timestamps.append):
+        with recording(self.processor, "_calculate_timestamps", timestamps.append):
             batch = self.processor(text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **extra)
         names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "pixel_values_videos")
         tensors = {name: batch[name] for name in (*names, "video_grid_thw") if name in batch}
         if sink is not None:
-            self._send_pictures(images, sink)
-            self._send_videos(videos, timestamps, sink)
+            if not grids_only:
+                self._send_pictures(images, sink)
+                self._send_videos(videos, timestamps, sink)
             for name, tensor in tensors.items():
                 if not name.startswith("pixel_values"):
                     sink(f"processor.{name}", tensor)
@@ -108,8 +110,15 @@ class ReferenceProcessor:
         text: str = self.processor.tokenizer.decode(list(token_ids))
         return text
 
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids as it is shown to a user, without special tokens."""
+        text: str = self.processor.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
     def _sampled(self, part: VideoFrames | VideoPath) -> _Sampled:
         """Sample frames as the reference does, by ``fps`` or ``num_frames`` of the video processor."""
+        if isinstance(part, VideoPath) and part.path.is_dir():
+            part = _frames_of(part.path, part.fps or _FRAMES_PER_SECOND)
         if isinstance(part, VideoPath):
             frames, metadata = load_video(str(part.path), backend="pyav", sample_indices_fn=self._indices)
             return _Sampled(np.asarray(frames), metadata)
@@ -128,7 +137,7 @@ class ReferenceProcessor:
         own = self.processor.image_processor
         for index, image in enumerate(images):
             name, resized = f"processor.images.{index}", list[Tensor]()
-            with _recording(own, "resize", resized.append):
+            with recording(own, "resize", resized.append):
                 patches = own(images=[image], return_tensors="pt")["pixel_values"]
             sink(f"{name}.decoded", torch.from_numpy(np.array(image)))  # (H, W, 3)
             sink(f"{name}.resized", resized[0].permute(0, 2, 3, 1))  # (1, C, h, w) -> (1, h, w, C)
@@ -138,7 +147,7 @@ class ReferenceProcessor:
         own = self.processor.video_processor
         for index, video in enumerate(videos):
             name, resized = f"processor.videos.{index}", list[Tensor]()
-            with _recording(own, "resize", resized.append):
+            with recording(own, "resize", resized.append):
                 patches = own(**_video_arguments([video]), return_tensors="pt")["pixel_values_videos"]
             kept = len(video.frames)  # computing the timestamps pads the list of frames in place
             sink(f"{name}.frame_indices", torch.tensor([int(i) for i in video.metadata.frames_indices][:kept]))
@@ -151,6 +160,16 @@ class ReferenceProcessor:
 
 def _picture(part: Image.Image | PicturePath) -> Image.Image:
     return part if isinstance(part, Image.Image) else load_image(str(part.path))
+
+
+def _frames_of(folder: Path, fps: float) -> VideoFrames:
+    """Return the pictures of a folder as a video, frame 2 before frame 10."""
+
+    def key(path: Path) -> list[str | int]:
+        return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", path.name)]
+
+    files = sorted((path for path in folder.iterdir() if path.is_file() and path.name[0] != "."), key=key)
+    return VideoFrames(np.stack([np.asarray(load_image(str(path))) for path in files]), fps)
 
 
 def _content(part: Part) -> dict[str, Any]:
@@ -182,23 +201,3 @@ def _average_over_temporal_patches(processor: Any) -> None:
     original = processor._calculate_timestamps
     frames = processor.video_processor.temporal_patch_size
     processor._calculate_timestamps = lambda indices, video_fps, *_size: original(indices, video_fps, frames)
-
-
-@contextmanager
-def _recording(owner: Any, name: str, record: Callable[[Any], object]) -> Iterator[None]:
-    """Record what ``owner.name`` returns inside the block. Only the object is wrapped, not its class."""
-    original, own = getattr(owner, name), name in vars(owner)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        value = original(*args, **kwargs)
-        record(value)
-        return value
-
-    setattr(owner, name, call)
-    try:
-        yield
-    finally:
-        if own:
-            setattr(owner, name, original)
-        else:
-            delattr(owner, name)

@@ -30,6 +30,8 @@ class TextShape:
     vocab: int = 151936
     rope_theta: float = 5_000_000
     max_positions: int = 262144
+    norm_eps: float = 1e-6
+    attention_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -189,6 +191,39 @@ TINY_ODD = Shape(
     special_base=None,
 )
 
+# No number is that of another shape, and those that all released checkpoints share are different here.
+TINY_OTHER = Shape(
+    name="tiny-other",
+    tied=False,
+    text=TextShape(
+        hidden=56,
+        layers=2,
+        heads=4,
+        kv_heads=1,
+        head_dim=12,
+        intermediate=100,
+        mrope_section=(2, 2, 2),
+        vocab=739,
+        rope_theta=10_000,
+        max_positions=3072,
+        norm_eps=1e-4,
+        attention_bias=True,
+    ),
+    vision=VisionShape(
+        depth=3,
+        hidden=32,
+        heads=1,
+        intermediate=72,
+        taps=(0, 1),
+        patch=8,
+        temporal_patch=3,
+        merge=4,
+        positions=36,
+    ),
+    limits=PixelLimits(image_min=2048, image_max=131072, video_min=2048, video_max=393216),
+    special_base=700,
+)
+
 TRAINED = Shape(
     name="trained",
     tied=True,
@@ -217,6 +252,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
             TINY_LARGE,
             TINY_TIED,
             TINY_ODD,
+            TINY_OTHER,
             _released("2b", True, 2048, 28, 16, 6144, _VISION_SMALL),
             _released("4b", True, 2560, 36, 32, 9728, _VISION_SMALL),
             _released("8b", False, 4096, 36, 32, 12288, _VISION_LARGE),
@@ -305,7 +341,7 @@ def config_dict(
         "image_token_id": token_ids["<|image_pad|>"],
         "model_type": "qwen3_vl",
         "text_config": {
-            "attention_bias": False,
+            "attention_bias": text.attention_bias,
             "attention_dropout": 0.0,
             "bos_token_id": token_ids["<|endoftext|>"],
             "dtype": dtype,
@@ -320,7 +356,7 @@ def config_dict(
             "num_attention_heads": text.heads,
             "num_hidden_layers": text.layers,
             "num_key_value_heads": text.kv_heads,
-            "rms_norm_eps": 1e-6,
+            "rms_norm_eps": text.norm_eps,
             **rope,
             "tie_word_embeddings": is_tied,
             "use_cache": True,

@@ -15,7 +15,16 @@ def chat_template() -> str:
     `<|vision_start|><|image_pad|><|vision_end|>`; the processor repeats the pad. The template raises for tools,
     other roles and other parts, so that no part of a prompt is silently dropped.
     """
-    return files("reference").joinpath("data/chat_template.jinja").read_text(encoding="utf-8").rstrip("\n")
+    return _read("chat_template.jinja")
+
+
+def tools_template() -> str:
+    """Return a template with the same turns that also takes tools, their calls and results, and reasoning."""
+    return _read("tools_template.jinja")
+
+
+def _read(name: str) -> str:
+    return files("reference").joinpath(f"data/{name}").read_text(encoding="utf-8").rstrip("\n")
 
 
 def template_files() -> dict[str, bytes]:

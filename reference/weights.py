@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -36,6 +37,9 @@ NORM_SPREAD = 0.2
 QK_NORM_MEAN = 1.75  # large enough that tokens attend to different tokens
 BIAS_STD = 0.2
 POSITION_STD = 0.5
+
+# The older key layout. Without this map, the reference would keep random weights.
+LEGACY_KEYS = {r"^visual\.": VISION_PREFIX, r"^model\.(?!visual\.|language_model\.)": TEXT_PREFIX}
 
 _CHUNK = 1 << 22  # values drawn at a time
 
@@ -92,6 +96,7 @@ def _text_names(text: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             f"{layer}.self_attn.k_proj.weight": (key, hidden),
             f"{layer}.self_attn.v_proj.weight": (key, hidden),
             f"{layer}.self_attn.o_proj.weight": (hidden, query),
+            **_attention_biases(f"{layer}.self_attn", text),
             f"{layer}.self_attn.q_norm.weight": (head,),
             f"{layer}.self_attn.k_norm.weight": (head,),
             f"{layer}.post_attention_layernorm.weight": (hidden,),
@@ -101,6 +106,14 @@ def _text_names(text: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         }
     names["norm.weight"] = (hidden,)
     return names
+
+
+def _attention_biases(name: str, text: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    if not text["attention_bias"]:
+        return {}
+    query, key = (text[heads] * text["head_dim"] for heads in ("num_attention_heads", "num_key_value_heads"))
+    sizes = {"q_proj": query, "k_proj": key, "v_proj": key, "o_proj": text["hidden_size"]}
+    return {f"{name}.{projection}.bias": (size,) for projection, size in sizes.items()}
 
 
 def weight_shapes(config: Mapping[str, Any], *, lm_head_entry: bool | None = None) -> dict[str, tuple[int, ...]]:
@@ -186,3 +199,12 @@ def tensor_chunks(name: str, shape: tuple[int, ...], *, seed: int, tied: bool) -
 def tensor_values(name: str, shape: tuple[int, ...], *, seed: int, tied: bool) -> np.ndarray:
     """Return one whole float32 tensor of a seeded checkpoint. It does not depend on other tensors."""
     return np.concatenate(list(tensor_chunks(name, shape, seed=seed, tied=tied))).reshape(shape)
+
+
+def published_name(name: str) -> str:
+    """Return the published name of a tensor in the published or the legacy layout (``visual.*``, ``model.*``)."""
+    for pattern, prefix in LEGACY_KEYS.items():
+        name, changed = re.subn(pattern, prefix, name)
+        if changed:
+            break
+    return name

@@ -21,6 +21,7 @@ GROUPS = {
     "text": "text layers",
     "output": "output",
     "cache": "KV cache",
+    "generation": "generation",
     "weights": "weights",
 }
 

@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from reports import formatting as fmt
-from reports.plots import INK, SETTINGS, plain, plain_label, svg
+from reports.plots import INK, SETTINGS, bare, plain_label, svg
 
 _NAMED, _DRAWN, _LABELS = 6, 60, 24
 
@@ -20,7 +20,7 @@ def history_plot(document: Mapping[str, Any]) -> str:
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(11.6, 4.4))
         axes = figure.add_axes((0.062, 0.24 if len(runs) > 6 else 0.1, 0.66, 0.70 if len(runs) > 6 else 0.84))
-        plain(axes)
+        bare(axes)
         axes.grid(axis="y", color=INK["line"], linewidth=0.6)
         axes.axhline(1.0, color=INK["gate"], linewidth=1.4)
         for place, line in reversed(list(enumerate(series))):

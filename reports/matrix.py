@@ -48,9 +48,10 @@ def picture(document: Mapping[str, Any]) -> bytes:
     mutants, cases = document["mutants"], document["cases"]
     values = cells(document)
     with mpl.rc_context({"font.family": "sans-serif"}):
-        height, width = 0.15 * len(mutants) + 2.2, 4.6 + 0.55 * len(cases)
+        columns = 0.55 * max(1, len(cases))
+        height, width = 0.15 * len(mutants) + 2.2, 4.6 + columns
         figure = Figure(figsize=(width, height), dpi=110)
-        axes = figure.add_axes((2.9 / width, 0.75 / height, 0.55 * len(cases) / width, 1 - 2.2 / height))
+        axes = figure.add_axes((2.9 / width, 0.75 / height, columns / width, 1 - 2.2 / height))
         colours = ListedColormap([colour for _, colour in CELLS])
         if values.size:
             axes.imshow(

@@ -53,6 +53,16 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A figure of the HTML page, drawn as inline SVG; the tables hold the same numbers. None: nothing to draw."""
+
+    id: str
+    title: str
+    lead: str
+    draw: Callable[[], str | None]
+
+
+@dataclass(frozen=True)
 class Page:
     """What a page shows in addition to the verdict, the environment and the findings of the document."""
 
@@ -62,6 +72,7 @@ class Page:
     counts: Sequence[tuple[str, str]] = ()
     facts: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
+    figures: Sequence[Drawing] = ()
 
 
 def text(value: str | None) -> Cell:
@@ -91,15 +102,17 @@ def simple_formats(
 
     def as_html(document: Document, _pictures: Path) -> str:
         found = html.findings_context(document) if "findings" in document else {}
-        return html.page("simple.html.j2", **context_of(document, page(document)), **found)
+        made = page(document)
+        drawn = [(figure, html.inline(figure.draw())) for figure in made.figures]
+        return html.page("simple.html.j2", **_context(document, made), drawn=drawn, **found)
 
     def as_markdown(document: Document) -> str:
         found = markdown.findings_context(document) if "findings" in document else {}
-        return markdown.page("simple.md.j2", **context_of(document, page(document)), **found)
+        return markdown.page("simple.md.j2", **_context(document, page(document)), **found)
 
     return standard_formats(table=table, frame=frame, markdown=as_markdown, html=as_html)
 
 
-def context_of(document: Document, page: Page) -> Mapping[str, Any]:
+def _context(document: Document, page: Page) -> Mapping[str, Any]:
     """What the template of simple pages needs."""
     return {"doc": document, "page": page, "verdict": document.get("verdict")}

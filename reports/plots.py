@@ -61,7 +61,7 @@ def seam_plot(document: Mapping[str, Any]) -> str | None:
         main = figure.add_axes((0.062, 0.275, 0.928, 0.625))
         lanes = figure.add_axes((0.062, 0.075, 0.928, 0.17), sharex=main)
         for axes in (main, lanes):
-            plain(axes)
+            bare(axes)
         _bands(main, lanes, document=document)
         _figures(main, findings=findings)
         _lanes(lanes, findings=findings)
@@ -84,7 +84,7 @@ def case_plot(document: Mapping[str, Any]) -> str | None:
         height = 0.75 + 0.215 * len(cases)
         figure = Figure(figsize=(11.6, height))
         axes = figure.add_axes((0.25, 0.5 / height, 0.70, 1 - 0.75 / height))
-        plain(axes)
+        bare(axes)
         ratios = [case["worst"]["ratio"] if case["worst"] else None for case in cases]
         known = [value for value in ratios if value]
         low = 10.0 ** math.floor(math.log10(min([0.1, *known]) * 0.8))
@@ -266,7 +266,7 @@ def _series(floats: Sequence[Mapping[str, Any]], *, field: str, count: int) -> n
     return values
 
 
-def plain(axes: Axes) -> None:
+def bare(axes: Axes) -> None:
     axes.set_facecolor("none")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -44,6 +44,8 @@ def _commands() -> dict[str, list[tuple[str, ...]]]:
         "train",
         "compat",
         "signoff",
+        "perf",
+        "perf_rates",
     )
     found = {}
     for name in names:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from parity.bundles.bundle import Bundle, BundleCase
 from parity.bundles.checks import check_stage
+from parity.bundles.fitting import LAST_ONLY, fitted, is_part
+from parity.bundles.layout import Layout
+from parity.bundles.relayout import Moved, moved, only_here
 from parity.core.bare import SUFFIX, BareTrace
 from parity.core.compare import Comparison, Finding, compare
 from parity.core.errors import ParityError
@@ -15,7 +18,9 @@ from parity.core.floors import Floors
 from parity.core.folder import MANIFEST, FolderTrace
 from parity.core.gates import DEFAULT_GATE
 from parity.core.trace import Description, SeamKey, Trace
-from parity.core.verdict import Judgement, Verdict, combine, judge
+from parity.core.verdict import FAILED, Judgement, Verdict, combine, judge
+from parity.seams.names import check_names
+from parity.seams.promise import EVERYTHING, Promise
 
 _SUBJECT = "subject"  # as `parity run --traces` names them: subject, subject-processor
 _DEPTH = 2  # FOLDER/CASE/subject-processor
@@ -26,16 +31,24 @@ _MEDIA = (("image_pixels", "image_grid_thw"), ("video_pixels", "video_grid_thw")
 
 @dataclass(frozen=True)
 class Selection:
-    """What is judged. Empty: every case, or every stage. ``dtype`` is the dtype that the subject must have."""
+    """What is judged. Empty: every case, or every stage. ``dtype`` is the dtype that the subject must have.
+
+    ``promise`` is what the model's traces must give, and ``layout`` maps the engine's own names and axes.
+    """
 
     cases: Sequence[str] = ()
     stages: Sequence[str] = ()
     dtype: str | None = None
+    promise: Promise = EVERYTHING
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The result for one case and stage. ``subject`` and ``reference`` are None if there is no such trace."""
+    """The result for one case and stage. ``subject`` and ``reference`` are None if there is no such trace.
+
+    ``compared`` are the subject's trace, the reference's and the floors, if they were compared.
+    """
 
     case: str
     stage: str
@@ -44,6 +57,7 @@ class Judged:
     reference: Description | None = None
     floor_runs: Sequence[str] = ()
     findings: Sequence[Finding] = field(default_factory=list)
+    compared: tuple[Trace, Trace, Floors] | None = field(default=None, repr=False)
 
 
 def judge_folder(bundle: Bundle, folder: Path, selection: Selection) -> list[Judged]:
@@ -66,8 +80,8 @@ def judge_folder(bundle: Bundle, folder: Path, selection: Selection) -> list[Jud
     opened: dict[tuple[str, str, str], Path] = {}
     results: list[Judged] = []
     for place in places:
-        trace = open_trace(place, bundle, selection)
-        name, stage = _case_of(trace, bundle, selection), stage_of(trace)
+        trace = _laid_out(open_trace(place, bundle, selection), selection.layout)
+        name, stage = case_of(trace, bundle, selection), stage_of(trace)
         if not alone and not _selected(name, stage, bundle, selection):
             continue
         key = (name, stage, trace.description.dtype)
@@ -111,6 +125,10 @@ def open_trace(place: Path, bundle: Bundle, selection: Selection) -> Trace:
     return BareTrace(place, case=names[0] if len(names) == 1 else place.stem)
 
 
+def _laid_out(trace: Trace, layout: Layout | None) -> Trace:
+    return trace if layout is None else layout.apply(trace)
+
+
 def trace_places(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """Yield the traces at or below a folder. If some are named ``subject``, the others beside them are not.
 
@@ -130,10 +148,12 @@ def trace_places(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 
 def stage_of(trace: Trace) -> str:
+    """Return the stage of a trace by its seams."""
     return "processor" if all(entry.key.name.startswith("processor.") for entry in trace) else "model"
 
 
-def _case_of(trace: Trace, bundle: Bundle, selection: Selection) -> str:
+def case_of(trace: Trace, bundle: Bundle, selection: Selection) -> str:
+    """Return the case that a trace names, or else the one that is selected."""
     name = trace.description.case
     return selection.cases[0] if name not in bundle.cases and len(selection.cases) == 1 else name
 
@@ -150,13 +170,68 @@ def _judged(case: BundleCase, stage: str, trace: Trace, selection: Selection) ->
         return _refused(described, stage, refusal, case.name)
     dtype = described.dtype if stage == "model" else "any dtype"
     reference, floors = check_stage(case, stage, dtype)
-    if stage == "model" and described.checkpoint is None:
-        refusal = _bound_by_values(trace, reference, floors)
+    check_names(trace, reference)
+    fitting: Trace = reference
+    if stage == "model":
+        trace, fitting = fitted(trace, reference, causal=selection.layout is not None and selection.layout.causal)
+        refusal = None if described.checkpoint is not None else _bound_by_values(trace, reference, floors)
         if refusal is not None:
             return _refused(described, stage, refusal, case.name)
-    findings = compare(trace, Comparison(reference, floors, DEFAULT_GATE))
+    findings = compare(trace, Comparison(fitting, floors, DEFAULT_GATE))
     runs = case.part(dtype)["floor_runs"] if stage == "model" else []
-    return Judged(case.name, stage, judge(findings), described, reference.description, runs, findings)
+    findings, judgement = _judgement(findings, stage, trace, fitting, floors, selection.promise)
+    compared = (trace, fitting, floors)
+    return Judged(case.name, stage, judgement, described, reference.description, runs, findings, compared)
+
+
+def _judgement(
+    findings: Sequence[Finding], stage: str, trace: Trace, reference: Trace, floors: Floors, promised: Promise
+) -> tuple[list[Finding], Judgement]:
+    """Return the findings that count under a promise, and the verdict over them."""
+    wanted = promised.keys(reference.entries()) if stage == "model" else set(reference.entries())
+    counted = [finding for finding in findings if finding.status != "missing" or finding.entry.key in wanted]
+    if promised is EVERYTHING:
+        counted = [_in_part(finding) for finding in counted]
+    verdict = judge(counted)
+    if verdict.verdict is Verdict.DIVERGED:  # the seams that were not given show where the fault may lie
+        counted = list(findings)
+        verdict = judge(counted)
+    left_out = len(findings) - len(counted)
+    if verdict.verdict is Verdict.PARITY and left_out:
+        reason = f"{verdict.reason}; {left_out} other seams were not promised (--expect {promised.name})"
+        return counted, replace(verdict, reason=reason)
+    if verdict.verdict is not Verdict.DIVERGED:
+        return counted, verdict
+    return counted, _laid_out_differently(counted, verdict, moved(findings, trace, reference, floors))
+
+
+def _in_part(finding: Finding) -> Finding:
+    """A value of which only a part was given is not compared as a whole, unless it failed."""
+    if not is_part(finding.entry) or not finding.passed:
+        return finding
+    return replace(finding, status="not_compared", note=f"{LAST_ONLY} only, and right there")
+
+
+def _laid_out_differently(findings: Sequence[Finding], verdict: Judgement, moves: Sequence[Moved]) -> Judgement:
+    """Say so where a trace is laid out differently. If that is all, the trace cannot be judged as it is."""
+    shown = "; ".join(f"{one.seam} matches {one.move}" for one in moves)
+    explained = {finding.entry.key for one in moves for finding in one.findings}
+    failed = [finding for finding in findings if finding.status in FAILED]
+    if moves and all(finding.entry.key in explained for finding in failed):
+        reason = f"the trace is laid out differently, nothing says that the model is wrong: {shown}; give --layout"
+        return replace(verdict, verdict=Verdict.INVALID, reason=reason, first_divergence=None)
+    if moves:
+        left = [
+            replace(finding, status="not_compared") if finding.entry.key in explained else finding
+            for finding in findings
+        ]
+        rest = judge(left)
+        return replace(rest, reason=f"{rest.reason} (besides, the trace is laid out differently: {shown})")
+    alone = only_here(findings)
+    if alone is not None:
+        hint = f"only {alone} is off and everything made of it is right: it may be laid out differently in the trace"
+        return replace(verdict, reason=f"{verdict.reason} ({hint})")
+    return verdict
 
 
 def _binding(case: BundleCase, stage: str, subject: Description, selection: Selection) -> str | None:

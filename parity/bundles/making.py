@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +19,8 @@ from parity.bundles.files import BUNDLE, SAFE_PATH, BundleError, digest_of, inve
 from parity.bundles.inputs import SEAM_OF, Inputs
 from parity.bundles.prediction import Known
 from parity.bundles.trace import write_trace
-from parity.cases.case import Case, SeededCheckpoint
+from parity.cases.case import Case, SeededCheckpoint, StageName
+from parity.cases.media import FrameFolder, GivenFrames, GivenPicture
 from parity.cases.media_batch import MediaBatch, write_media_batch
 from parity.core.errors import ParityError
 from parity.runs.case_run import prepare_stages
@@ -29,7 +30,7 @@ from parity.runs.model_stage import ModelStage
 from parity.runs.recorder import to_numpy
 from parity.runs.yardstick import Progress
 from parity.seams.model import Dimensions
-from reference.media import PicturePath
+from reference.media import ONE_TURN, PicturePath, Turn
 
 _PACKAGES = ("qwen3vl-parity", "transformers", "torch", "numpy", "safetensors")
 _CHECKPOINT_FILES = (".json", ".safetensors", ".jinja", ".txt")
@@ -53,7 +54,7 @@ def make_bundle(folder: Path, recipe: Recipe, loader: Loader, *, progress: Progr
 
     Raises ParityError for a case that cannot be bundled or run.
     """
-    left_out = [_left_out(case) for case in recipe.cases if "weights" in case.stages]
+    left_out = [left for case in recipe.cases for left in _left_out(case)]
     records = [_add_case(folder, case, recipe, loader, progress) for case in recipe.cases if _stages(case)]
     if not records:
         raise ParityError(f"no case is left: {left_out[0]['why']}" if left_out else "no case was named")
@@ -75,15 +76,34 @@ def make_bundle(folder: Path, recipe: Recipe, loader: Loader, *, progress: Progr
     return bundle
 
 
-def _stages(case: Case) -> tuple[str, ...]:
-    return tuple(stage for stage in case.stages if stage != "weights")
+_BUNDLED: tuple[StageName, ...] = ("processor", "model")
 
 
-def _left_out(case: Case) -> dict[str, str]:
-    return {
-        "name": f"{case.name}, weights",
-        "why": f"the weights are judged by the checkpoint's own files; use `parity run --case {case.name}`",
+def _stages(case: Case) -> tuple[StageName, ...]:
+    """The stages that a bundle holds. Other conversations and folders of frames have no place in it."""
+    if _holds_more(case) or case.grids_only:
+        return ()
+    return tuple(stage for stage in case.stages if stage in _BUNDLED)
+
+
+def _holds_more(case: Case) -> bool:
+    """Whether a case is more than one turn of the user with files."""
+    others = (Turn, FrameFolder, GivenPicture, GivenFrames)
+    return case.prompting != ONE_TURN or any(isinstance(part, others) for row in case.rows for part in row)
+
+
+def _left_out(case: Case) -> Iterator[dict[str, str]]:
+    way_out = f"use `parity run --case {case.name}`"
+    whys = {
+        "weights": "the weights are judged by the checkpoint's own files",
+        "calls": "another engine need not have these calls",
+        "refusals": "what is refused is asked of the port alone",
     }
+    for stage in case.stages:
+        if stage in whys:
+            yield {"name": f"{case.name}, {stage}", "why": f"{whys[stage]}; {way_out}"}
+    if not _stages(case) and set(case.stages) & set(_BUNDLED):
+        yield {"name": case.name, "why": f"a bundle holds one turn of the user, with files and all pixels; {way_out}"}
 
 
 def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: Progress) -> dict[str, Any]:
@@ -109,7 +129,7 @@ def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: 
         "processor": None,
         "model": None,
     }
-    runnable = replace(case, stages=tuple(stage for stage in case.stages if stage != "weights"))
+    runnable = replace(case, stages=_stages(case))
     for dtype in recipe.dtypes if "model" in case.stages else recipe.dtypes[:1]:
         inputs, stages = prepare_stages(
             runnable,
@@ -187,9 +207,10 @@ def _add_dtype(root: Path, place: Path, dtype: str, model: ModelStage, sha256: s
 
 def _requests(root: Path, media: Path, case: Case, inputs: CaseInputs) -> dict[str, Any]:
     """Copy the media of the case and of the other requests that its model serves. Returns the conversations."""
+    before = [other for other in case.before if other.fault is None]
     return {
         "rows": _rows(root, media, inputs.processed.batch),
-        "before": [_request(root, media / f"before-{at}", other) for at, other in enumerate(case.before)],
+        "before": [_request(root, media / f"before-{at}", other) for at, other in enumerate(before)],
         "between": [_request(root, media / f"between-{at}", other) for at, other in enumerate(case.between)],
     }
 

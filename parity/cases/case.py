@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from parity.cases.media import Source
+from reference.media import ONE_TURN, Prompting
 
 Padding = Literal["left", "right"]
-StageName = Literal["processor", "model", "weights"]
+StageName = Literal["processor", "model", "generation", "weights", "calls", "refusals"]
+# What is wrong with a request that must be refused. See ``parity.engines.busy``.
+Fault = Literal[
+    "patches missing", "grids exchanged", "cache too small", "unknown token", "missing file", "damaged file",
+    "control token",
+]  # fmt: skip
+# A change of a checkpoint's file: its name, a dotted path in its JSON, and the new value; None removes it.
+Edit = tuple[str, str, Any]
 
 
 @dataclass(frozen=True)
 class SeededCheckpoint:
     """A seeded checkpoint. See ``reference.checkpoint.make_checkpoint`` for the fields.
 
-    ``text_tie_flag`` is a ``tie_word_embeddings`` in text_config, which may contradict the top level.
+    ``text_tie_flag`` is a ``tie_word_embeddings`` in text_config, which may contradict the top level. ``edits`` change
+    JSON files afterwards, and ``rewrites`` name ways to store the same checkpoint, see ``parity.runs.rewritten``.
     """
 
     shape: str = "tiny"
@@ -27,6 +37,8 @@ class SeededCheckpoint:
     rope_dialect: Literal["rope_scaling", "rope_parameters"] = "rope_scaling"
     text_tie_flag: bool | None = None
     seed: int = 0
+    edits: tuple[Edit, ...] = ()
+    rewrites: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -36,6 +48,9 @@ class SeededCheckpoint:
             value = getattr(self, name)
             if value is not None:
                 parts.append(f"{name}-{value}".lower().replace("_", "-"))
+        parts += self.rewrites
+        if self.edits:
+            parts.append(f"edits-{hashlib.sha256(repr(self.edits).encode()).hexdigest()[:12]}")
         return "-".join(parts)
 
 
@@ -54,13 +69,31 @@ Row = tuple[Source, ...]
 
 
 @dataclass(frozen=True)
+class Request:
+    """One call of ``generate`` on the rows of a case.
+
+    ``config`` are the fields of ``generation_config.json``, as pairs; None: the checkpoint's own file.
+    ``max_new_tokens`` is passed to ``generate`` if it is given. ``end_after`` gives a number of tokens for some rows:
+    the token that the reference generates there becomes an end token of the request.
+    """
+
+    config: tuple[tuple[str, Any], ...] | None = None
+    max_new_tokens: int | None = None
+    seed: int = 0
+    end_after: tuple[int | None, ...] = ()
+
+
+@dataclass(frozen=True)
 class Case:
     """One input, and the stages that are judged on it.
 
     ``stages`` are judged in order: "processor" (from the files to token ids and pixels), "model" (seam by seam),
-    "weights" (tensor by tensor). The same model object serves the requests ``before`` first, and those ``between``
-    after the case's prefill and before its first decode step. ``phase`` is the phase of the integration that the case
-    tests.
+    "generation" (each of ``requests``, token by token), "calls" (the logits of the model's other calls), "weights"
+    (tensor by tensor), "refusals" (bad input is refused). The same processor and model serve the requests ``before``
+    first. The model serves those ``between`` in turn with the case: their prefills after its own, and a step of each
+    before each of its decode steps. ``fault``: what is wrong with the case as such a request. ``grids_only``: of the
+    processor, only sizes and prompts are judged, because the pixels are many. ``phase`` is the phase of the integration
+    that the case tests.
     """
 
     name: str
@@ -74,10 +107,16 @@ class Case:
     stages: tuple[StageName, ...] = ("processor", "model")
     before: tuple[Case, ...] = ()
     between: tuple[Case, ...] = ()
+    requests: tuple[Request, ...] = ()
+    fault: Fault | None = None
+    prompting: Prompting = ONE_TURN
+    grids_only: bool = False
 
     @property
     def mode(self) -> str:
         """The forwards of the case, in words."""
+        if "generation" in self.stages:
+            return f"{len(self.requests)} requests to generate"
         if "model" not in self.stages:
             return " and ".join(self.stages)
         prefill = "prefill" if self.chunk is None else f"prefill in chunks of {self.chunk}"
@@ -87,4 +126,6 @@ class Case:
 TINY = SeededCheckpoint("tiny")
 TIED = SeededCheckpoint("tiny-tied")
 ODD = SeededCheckpoint("tiny-odd")
+OTHER = SeededCheckpoint("tiny-other")
+
 TRAINED = TrainedCheckpoint()

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import cbook
 from PIL import Image
 
-from parity.cases.media import Clip, Encoded, Photo, PictureFile, Source, VideoFile, WorldClip
+from parity.cases.media import (
+    Clip,
+    Encoded,
+    FrameFolder,
+    GivenFrames,
+    GivenPicture,
+    Photo,
+    PictureFile,
+    Source,
+    VideoFile,
+    WorldClip,
+)
 from reference.media import PicturePath, VideoFrames, VideoPath
 
 _ORIENTATION = 0x0112  # EXIF
@@ -26,6 +39,14 @@ def as_file(source: Source, folder: Path, stem: str) -> str | PicturePath | Vide
         return PicturePath(source.path)
     if isinstance(source, VideoFile):
         return VideoPath(source.path)
+    if isinstance(source, GivenPicture):
+        picture = as_file(source.picture, folder, stem)
+        assert isinstance(picture, PicturePath)
+        return replace(picture, given=source.form)
+    if isinstance(source, GivenFrames):
+        return VideoPath(write_frames(source.load(), folder / stem), source.form, source.fps)
+    if isinstance(source, FrameFolder):
+        return VideoPath(write_frames(source.load(), folder / stem))
     if isinstance(source, Clip | WorldClip):
         return VideoPath(write_clip(source.load(), folder / f"{stem}.mp4"))
     if source == Photo():
@@ -51,6 +72,14 @@ def write_clip(video: VideoFrames, path: Path) -> Path:
     return path
 
 
+def write_frames(video: VideoFrames, folder: Path) -> Path:
+    """Write frames (F, H, W, 3) uint8 as PNGs with numbers of unequal length in their names."""
+    folder.mkdir()
+    for number, frame in enumerate(video.frames):
+        Image.fromarray(frame).save(folder / f"frame-{number}.png")
+    return folder
+
+
 def write_gif(video: VideoFrames, path: Path) -> Path:
     """Write frames (F, H, W, 3) uint8 as a GIF. Each has its own palette of 256 colours."""
     first, *rest = [Image.fromarray(frame).quantize(256) for frame in video.frames]
@@ -59,29 +88,59 @@ def write_gif(video: VideoFrames, path: Path) -> Path:
 
 
 def write_encoded(image: Image.Image, form: str, stem: Path) -> Path:
-    """Write an RGB picture in one of ``media.FORMATS``. Adds the suffix to ``stem``. Raises ValueError for another."""
-    jpeg, png = stem.with_suffix(".jpg"), stem.with_suffix(".png")
+    """Write an RGB picture in one of ``media.FORMATS`` or ``media.FURTHER_FORMATS``. Adds the suffix to ``stem``.
+
+    Raises ValueError for another form.
+    """
+    path = stem.with_suffix(_SUFFIXES.get(form, ".jpg" if form.startswith("exif-") else ".png"))
+    options: dict[str, Any] = {"quality": 90} if path.suffix == ".jpg" else {}
     match form:
-        case "jpeg":
-            image.save(jpeg, quality=90)
+        case "jpeg" | "bmp":
+            pass
         case "turned":
-            exif = Image.Exif()
-            exif[_ORIENTATION] = _LIES_ON_ITS_SIDE
-            image.save(jpeg, quality=90, exif=exif)
+            options["exif"] = _oriented(_LIES_ON_ITS_SIDE)
+        case "exif-2" | "exif-3" | "exif-4" | "exif-5" | "exif-7" | "exif-8":
+            options["exif"] = _oriented(int(form[-1]))
         case "cmyk":
-            image.convert("CMYK").save(jpeg, quality=90)
+            image = image.convert("CMYK")
         case "grey":
-            image.convert("L").save(png)
+            image = image.convert("L")
         case "alpha":
-            half = Image.new("L", image.size, 255)
-            half.paste(64, (0, 0, image.width // 2, image.height))
-            image.putalpha(half)
-            image.save(png)
+            image.putalpha(_half_transparent(image.size))
+        case "grey-alpha":
+            image = image.convert("L")
+            image.putalpha(_half_transparent(image.size))
         case "palette":
-            image.quantize(256).save(png, transparency=0)
+            image, options = image.quantize(256), {"transparency": 0}
+        case "opaque-palette":
+            image = image.quantize(64)
+        case "bilevel":
+            image = image.convert("1")
         case "grey16":
             # Only numbers that fit into 8 bits: decoders treat larger ones differently.
-            Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16)).save(png)
+            image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16))
+        case "white16":
+            image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 2)
+        case "animated":
+            options = {"save_all": True, "append_images": [image.rotate(180)], "duration": 100}
+        case "webp":
+            options = {"lossless": True}
         case _:
             raise ValueError(f"there is no picture form {form!r}")
-    return jpeg if form in ("jpeg", "turned", "cmyk") else png
+    image.save(path, **options)
+    return path
+
+
+_SUFFIXES = {"jpeg": ".jpg", "turned": ".jpg", "cmyk": ".jpg", "animated": ".gif", "webp": ".webp", "bmp": ".bmp"}
+
+
+def _oriented(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    return exif
+
+
+def _half_transparent(size: tuple[int, int]) -> Image.Image:
+    alpha = Image.new("L", size, 255)
+    alpha.paste(64, (0, 0, size[0] // 2, size[1]))
+    return alpha

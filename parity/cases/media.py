@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 import numpy as np
 from matplotlib import cbook
 from PIL import Image, UnidentifiedImageError
 
 from parity.core.errors import ParityError
-from reference.media import VideoFrames
+from reference.media import PictureForm, VideoForm, VideoFrames
 from reference.world.drawing import draw_clip, draw_picture
 from reference.world.questions import questions
 from reference.world.scenes import CLIP_FPS, CLIP_FRAMES, Scene, draw_scene
@@ -25,6 +25,8 @@ _FILES_ONLY = {
     "wav,mp3,flac,aac",
     "protocol_whitelist": "file",
 }
+# What is assumed for a folder of frames.
+FOLDER_FPS = 24.0
 # Limit for the decoded frames of one video: a thousand frames of 720p.
 MAX_FRAME_BYTES = 3 * 2**30
 
@@ -114,7 +116,37 @@ class Cropped:
         return image.crop((0, 0, max(1, image.width * 3 // 5), max(1, image.height * 9 // 10)))
 
 
+@dataclass(frozen=True)
+class Changed:
+    """A picture that equals another in part.
+
+    ``how``: "middle" (random pixels in a square in the middle), "mirrored" (left and right exchanged, so that the sum
+    of the pixels is the same), "last" (another last row of pixels).
+    """
+
+    picture: Picture
+    how: Literal["middle", "mirrored", "last"]
+
+    @property
+    def title(self) -> str:
+        return f"{self.picture.title}, {self.how} changed"
+
+    def load(self) -> Image.Image:
+        pixels = np.array(self.picture.load())
+        height, width = pixels.shape[:2]
+        if self.how == "mirrored":
+            return Image.fromarray(np.ascontiguousarray(pixels[:, ::-1]))
+        rows = slice(height // 3, 2 * height // 3) if self.how == "middle" else slice(height - 1, height)
+        part = pixels[rows, width // 3 : 2 * width // 3]
+        part[:] = np.random.default_rng(height).integers(0, 256, part.shape, dtype=np.uint8)
+        return Image.fromarray(pixels)
+
+
 FORMATS = ("jpeg", "turned", "grey", "alpha", "palette", "cmyk", "grey16")
+FURTHER_FORMATS = (
+    "exif-2", "exif-3", "exif-4", "exif-5", "exif-7", "exif-8", "bilevel", "grey-alpha", "white16", "animated", "webp",
+    "bmp", "opaque-palette",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,7 +154,9 @@ class Encoded:
     """Another picture, in a file format that is easy to decode wrongly. See ``parity.cases.files``.
 
     ``form``: "jpeg"; "turned" (an EXIF orientation that turns it by 90 degrees); "grey"; "alpha" (one half is
-    transparent); "palette" (256 colours, one of them transparent); "cmyk"; "grey16" (16 bits).
+    transparent); "palette" (256 colours, one of them transparent); "cmyk"; "grey16" (16 bits). The further ones:
+    "exif-N" (another orientation); "bilevel" (black and white); "grey-alpha"; "white16" (16 bits, numbers above 255);
+    "animated" (two frames); "webp"; "bmp"; "opaque-palette".
     """
 
     picture: Picture
@@ -159,6 +193,57 @@ class Clip:
 
     def probe(self) -> VideoHeader:
         return VideoHeader(self.frames, self.width, self.height, self.fps)
+
+
+@dataclass(frozen=True)
+class FrameFolder:
+    """The frames of a clip as a folder of pictures. A folder states no frame rate, so 24 is assumed."""
+
+    clip: Clip
+
+    @property
+    def title(self) -> str:
+        return f"folder of a {self.clip.title}"
+
+    def load(self) -> VideoFrames:
+        return VideoFrames(self.clip.load().frames, FOLDER_FPS)
+
+    def probe(self) -> VideoHeader:
+        return VideoHeader(self.clip.frames, self.clip.width, self.clip.height, FOLDER_FPS)
+
+
+@dataclass(frozen=True)
+class GivenPicture:
+    """Another picture, which a port gets in another form than as a path: see ``reference.media.PictureForm``."""
+
+    picture: Picture
+    form: PictureForm
+
+    @property
+    def title(self) -> str:
+        return f"{self.picture.title}, as {self.form}"
+
+    def load(self) -> Image.Image:
+        return self.picture.load()
+
+
+@dataclass(frozen=True)
+class GivenFrames:
+    """A folder of frames, which a port gets in another form than as a path, with a frame rate if there is one."""
+
+    folder: FrameFolder
+    form: VideoForm
+    fps: float | None = None
+
+    @property
+    def title(self) -> str:
+        return f"{self.folder.title}, as {self.form}"
+
+    def load(self) -> VideoFrames:
+        return VideoFrames(self.folder.load().frames, self.fps or FOLDER_FPS)
+
+    def probe(self) -> VideoHeader:
+        return replace(self.folder.probe(), fps=self.fps or FOLDER_FPS)
 
 
 @dataclass(frozen=True)
@@ -222,7 +307,7 @@ class VideoHeader:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video on disk, decoded with PyAV."""
+    """A video on disk: a file, decoded with PyAV, or a folder of its frames as pictures."""
 
     path: Path
 
@@ -232,6 +317,8 @@ class VideoFile:
 
     def probe(self) -> VideoHeader:
         """Return the header. Raises ParityError if the first frame cannot be decoded."""
+        if self.path.is_dir():
+            return _probe_folder(self.path)
         import av  # loads FFmpeg, which only runs with a video need
 
         _check_file("video", self.path)
@@ -253,6 +340,14 @@ class VideoFile:
         return VideoHeader(stream.frames, stream.width, stream.height, fps)
 
 
+def _probe_folder(folder: Path) -> VideoHeader:
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    if not files:
+        raise ParityError(f"the video {folder} is a folder without pictures; put its frames there")
+    width, height = PictureFile(files[0]).load().size
+    return VideoHeader(len(files), width, height, FOLDER_FPS)
+
+
 def _check_file(what: str, path: Path) -> None:
     """Refuse files for which a decoder would give an unclear message."""
     try:
@@ -269,11 +364,17 @@ def _check_file(what: str, path: Path) -> None:
         raise ParityError(f"the {what} {path} is empty (0 bytes)")
 
 
-Picture = Photo | Noise | PictureFile | Cropped | Encoded | WorldPicture
-Video = Clip | VideoFile | WorldClip
+Picture = Photo | Noise | PictureFile | Cropped | Changed | Encoded | GivenPicture | WorldPicture
+Video = Clip | FrameFolder | GivenFrames | VideoFile | WorldClip
 Source = str | Picture | Video
 
 
 def is_picture(source: Source) -> TypeGuard[Picture]:
     """Return whether a source is a picture, not a text or a video."""
     return isinstance(source, Picture)
+
+
+def scene_row(number: int, *, clip: bool = False) -> tuple[Source, ...]:
+    """Return a held-out picture or clip of the small world and a question about it."""
+    shown = WorldClip(number) if clip else WorldPicture(number)
+    return (shown, shown.question)

@@ -12,7 +12,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from parity.cases.case import ODD, TIED, TINY, TRAINED, Case, Checkpoint, Row, SeededCheckpoint
-from parity.cases.media import FORMATS, Clip, Encoded, Noise, Photo, WorldClip, WorldPicture
+from parity.cases.conversations import conversation_cases
+from parity.cases.generation import generation_cases
+from parity.cases.limits import limit_cases
+from parity.cases.loading import loading_cases
+from parity.cases.media import FORMATS, Clip, Encoded, Noise, Photo, scene_row
+from parity.cases.state import state_cases
 
 PHOTO = Photo((192, 256))
 PORTRAIT = Photo((96, 320))
@@ -44,15 +49,20 @@ def trained_case() -> Case:
     return Case("trained-picture", "the trained model, asked about a picture", 1, TRAINED, (scene_row(0),))
 
 
-def scene_row(number: int, *, clip: bool = False) -> Row:
-    """Return a held-out picture or clip of the small world and a question about it."""
-    shown = WorldClip(number) if clip else WorldPicture(number)
-    return (shown, shown.question)
-
-
 def standard_suite() -> list[Case]:
     """Return every case of ``parity suite``, by phase."""
-    return [*_phase_1(), *_phase_2(), *_phase_3(), *_phase_4()]
+    cases = [
+        *_phase_1(),
+        *loading_cases(),
+        *conversation_cases(),
+        *limit_cases(),
+        *_phase_2(),
+        *_phase_3(),
+        *_phase_4(),
+        *state_cases(),
+        *generation_cases(),
+    ]
+    return sorted(cases, key=lambda case: case.phase)
 
 
 def _phase_1() -> Sequence[Case]:

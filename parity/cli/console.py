@@ -17,6 +17,7 @@ from rich.table import Table
 
 COLOURS = {"PARITY": "bold green", "DIVERGED": "bold red", "INCOMPLETE": "bold yellow", "INVALID": "bold magenta"}
 _PLAIN_WIDTH = 160
+_LISTED = 10  # missing seams that are listed one by one
 
 
 class _Console(Console):
@@ -66,6 +67,11 @@ def findings_table(findings: Sequence[Mapping[str, Any]], *, first: int | None, 
         ("status", "left"),
     ):
         table.add_column(name, justify=justify, no_wrap=name != "worst row")  # type: ignore[arg-type]
+    absent = [finding for finding in findings if finding["status"] == "missing"]
+    if len(absent) > _LISTED and not every:
+        findings = [finding for finding in findings if finding["status"] != "missing"]
+    else:
+        absent = []
     for group in _groups(findings, every=every):
         if len(group) > 1:
             table.add_row(*map(plain, _group_cells(group)))
@@ -73,6 +79,9 @@ def findings_table(findings: Sequence[Mapping[str, Any]], *, first: int | None, 
             failing = group[0]["status"] != "ok"
             mark = "> " if group[0]["index"] == first else ""
             table.add_row(*map(plain, _cells(group[0], mark)), style="red" if failing else None)
+    if absent:
+        names = f"{absent[0]['seam']} to {absent[-1]['seam']}"
+        table.add_row(*map(plain, (names, "", "", f"{len(absent)} seams were not given", "", "", "missing")))
     return table
 
 

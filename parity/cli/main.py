@@ -42,6 +42,22 @@ _sha256_option = click.option(
 )
 
 
+_expect_option = click.option(
+    "--expect",
+    metavar="full|coarse|logits|FILE",
+    default="full",
+    show_default=True,
+    help="What the traces of the model promise to give: every seam; the ends of blocks and layers; the logits; or the "
+    "seams that a file names, one on each line.",
+)
+_tokens_option = click.option(
+    "--tokens",
+    type=FOLDER,
+    help="Instead of SUBJECT: a JSONL file of tokens and log-probabilities, of one case.",
+)
+_layout_option = click.option("--layout", type=FOLDER, help="A JSON file that maps the engine's own names and axes.")
+
+
 @click.group(cls=SectionedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("qwen3vl-parity"), prog_name="parity")
 def main() -> None:
@@ -54,7 +70,13 @@ def main() -> None:
 @subcommand(main, section="judge")
 @model_argument
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the prompt; may be repeated.")
-@click.option("--video", "videos", type=FOLDER, multiple=True, help="A video for the prompt; may be repeated.")
+@click.option(
+    "--video",
+    "videos",
+    type=FOLDER,
+    multiple=True,
+    help="A video for the prompt, or a folder of its frames; may be repeated.",
+)
 @prompt_option
 @click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Rows; row 0 is the prompt.")
 @click.option("--dtype", type=DTYPE, default="float32", show_default=True)
@@ -189,7 +211,8 @@ def compare(**options: Any) -> int:
 
 @subcommand(main, section="judge")
 @click.argument("bundle", type=FOLDER)
-@click.argument("subject", type=FOLDER)
+@click.argument("subject", type=FOLDER, required=False)
+@_tokens_option
 @click.option("--case", "cases", multiple=True, help="Judge only this case; may be repeated. Default: every case.")
 @click.option(
     "--stage",
@@ -200,6 +223,8 @@ def compare(**options: Any) -> int:
 )
 @click.option("--dtype", type=DTYPE, help="The dtype that the subject must have; default: any that has floors.")
 @_sha256_option
+@_expect_option
+@_layout_option
 @save_option
 @json_option
 @every_option
@@ -215,9 +240,70 @@ def judge(**options: Any) -> int:
 
 
 @subcommand(main, section="judge")
+@click.argument("bundle", type=FOLDER)
+@click.argument("subject", type=FOLDER, required=False)
+@_tokens_option
+@click.option("--case", "cases", multiple=True, help="Diagnose only this case; may be repeated. Default: every case.")
+@click.option("--stage", "stages", type=click.Choice(["processor", "model"]), multiple=True, help="Only this stage.")
+@click.option("--dtype", type=DTYPE, help="The dtype that the subject must have; default: any that has floors.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    type=FOLDER,
+    multiple=True,
+    help="The folder of a checkpoint that the bundle does not hold; may be repeated.",
+)
+@_sha256_option
+@_expect_option
+@_layout_option
+@save_option
+@threads_option
+@json_option
+def diagnose(**options: Any) -> int:
+    """Name the known mistakes that explain what SUBJECT gave, judged by the golden bundle BUNDLE.
+
+    Each known mistake is planted in the port, which runs on the same inputs. A mistake is named if the port with it
+    gives what SUBJECT gave, within rounding, at every seam. Otherwise the nearest one is shown, and is not the cause.
+    The exit code is that of `parity judge`.
+    """
+    from parity.bundles.bundle import Bundle
+
+    Bundle(options["bundle"], sha256=options["sha256"])  # a usage error is shown without importing torch
+    from parity.cli.commands.diagnose import DiagnoseOptions, diagnose_subject
+
+    return diagnose_subject(DiagnoseOptions(**options))
+
+
+@subcommand(main, section="judge")
+@click.argument("name", type=click.Choice([*FOREIGN, "server"]))
+@click.argument("bundle", type=FOLDER)
+@click.option("--case", "cases", multiple=True, help="The case to ask about; default: the bundle's only one.")
+@click.option("--url", help="Address of a server that follows the OpenAI protocol, such as http://127.0.0.1:8080.")
+@click.option("--model", default="default", show_default=True, help="The name that the server knows the model by.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=1), default=300.0, show_default=True, help="Seconds for an answer."
+)
+@click.option("--checkpoint", type=FOLDER, help="The folder of the checkpoint, if the bundle does not hold it.")
+@click.option("--tokens", type=FOLDER, required=True, help="The new JSONL file for the engine's tokens.")
+@_sha256_option
+@save_option
+@json_option
+def engine(**options: Any) -> int:
+    """Ask the engine NAME the question of a case of BUNDLE, and judge its tokens and log-probabilities.
+
+    NAME is an engine that is installed here, or "server": llama.cpp's llama-server, mistralrs serve, vLLM.
+    """
+    from parity.cli.commands.engine import EngineOptions, ask_engine
+
+    return ask_engine(EngineOptions(**options))
+
+
+@subcommand(main, section="judge")
 @model_argument
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture file; may be repeated.")
-@click.option("--video", "videos", type=FOLDER, multiple=True, help="A video file; may be repeated.")
+@click.option(
+    "--video", "videos", type=FOLDER, multiple=True, help="A video file, or a folder of its frames; may be repeated."
+)
 @click.option("--rounds", type=click.IntRange(min=0), default=5, show_default=True, help="Timed runs of each side.")
 @save_option
 @threads_option
@@ -454,6 +540,39 @@ def activations(**options: Any) -> int:
     return activations(**options)
 
 
+@subcommand(main, section="measure")
+@model_argument
+@click.option("--shape", help="Measure a seeded checkpoint of this shape, such as 2b; it is made if needed.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--kernels", type=click.Choice(["fast", "plain"]), default="fast", show_default=True)
+@click.option(
+    "--clock",
+    type=click.Choice(["wall", "processor"]),
+    help="Seconds that pass, or that processors work for this command. Default: wall; to check or accept: processor.",
+)
+@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=5.0, show_default=True, help="For each work.")
+@click.option("--curves/--no-curves", default=True, help="Whether to measure how cost grows; not with --check.")
+@click.option("--check", is_flag=True, help="Fail if the port is slower than accepted, or does more.")
+@click.option("--accepted", type=FOLDER, help="File of accepted figures for --check; default: that of the project.")
+@click.option("--accept", type=FOLDER, help="Put the figures of this session into this file of accepted figures.")
+@save_option
+@threads_option
+@json_option
+def bench(**options: Any) -> int:
+    """Time the port beside the reference, in pairs, with a control of the noise.
+
+    MODEL is a checkpoint folder or a hub id; the default is the small trained model. Vision tower, prefill, decoding,
+    loading and memory, beside what the machine can do; it takes a few minutes.
+    """
+    from parity.cli.bench_options import BenchOptions, check_bench
+
+    given = BenchOptions(**options)
+    check_bench(given)
+    from parity.cli.commands.bench import bench
+
+    return bench(given)
+
+
 @subcommand(main, section="look", interrupted="interrupted")
 @model_argument
 @click.option("--image", "images", type=FOLDER, multiple=True, help="A picture for the question; may be repeated.")
@@ -509,11 +628,14 @@ def trace() -> None:
 
 @subcommand(trace, name="check")
 @click.argument("folders", type=FOLDER, nargs=-1, required=True)
-def trace_check(*, folders: tuple[Path, ...]) -> int:
-    """Report everything that is wrong with trace folders."""
-    from parity.cli.commands.compare import check_folders
+@click.option("--against", metavar="BUNDLE", type=FOLDER, help="Also check that the traces fit this golden bundle.")
+@_expect_option
+@_layout_option
+def trace_check(*, folders: tuple[Path, ...], against: Path | None, expect: str, layout: Path | None) -> int:
+    """Report everything that is wrong with trace folders, with one problem for each cause."""
+    from parity.cli.commands.compare import check_against, check_folders
 
-    return check_folders(folders)
+    return check_folders(folders) if against is None else check_against(against, folders, expect, layout)
 
 
 @subcommand(main, section="look")

@@ -1,7 +1,7 @@
 """A trace in one safetensors file, without a manifest: tensors named ``seam#call``. The least that an engine can write.
 
 Everything else (axes, gates, kinds of rows) is the reference's. The file's own metadata may say more: ``case``,
-``checkpoint_sha256``, ``dtype`` and ``producer``.
+``checkpoint_sha256``, ``dtype`` and ``producer``, and ``text.causal_mask``: "causal" if there is no mask as a tensor.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class BareTrace(Trace):
             raise TraceError(f"{path} cannot be read as safetensors: {error}") from None
         if len(names) > _MOST_TENSORS:
             raise TraceError(f"{path} has {len(names):,} tensors, at most {_MOST_TENSORS:,} are read")
+        self.causal = metadata.get("text.causal_mask") == "causal"
         self._names = {_key(path, name): name for name in sorted(names)}
         if len(self._names) < len(names):
             raise TraceError(f"{path} has two tensors of one seam and call, such as x#1 and x#01")
@@ -56,6 +58,10 @@ class BareTrace(Trace):
 
     def entries(self) -> Mapping[SeamKey, Entry]:
         """Return every value by its key, in the order of the calls. Only key, shape and dtype are the file's own."""
+        return self._entries
+
+    @cached_property
+    def _entries(self) -> dict[SeamKey, Entry]:
         found = {}
         for key in sorted(self._names, key=lambda key: (key.call, key.name)):
             held = self._handle.get_slice(self._names[key])

@@ -38,14 +38,16 @@ class Judgement:
         return self.seams_expected - self.seams_compared
 
 
+_SHOWN = 5  # names in a message
 FAILED = ("diverged", "nonfinite", "shape_mismatch", "unexpected")
 
 
-def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> Judgement:
+def judge(findings: Sequence[Finding], *, subject_error: str | None = None, loaded: bool = True) -> Judgement:
     """Return the verdict over findings.
 
     It is INVALID if the reference has NaN or there is nothing to compare, DIVERGED if a finding failed or the subject
-    raised (``subject_error``), INCOMPLETE if an expected value was not compared, and otherwise PARITY.
+    raised (``subject_error``), INCOMPLETE if an expected value was not compared, and otherwise PARITY. Not ``loaded``:
+    the subject raised before its first seam.
     """
     expected = [finding for finding in findings if finding.status != "unexpected"]
     compared = [finding for finding in expected if finding.compared]
@@ -62,16 +64,24 @@ def judge(findings: Sequence[Finding], *, subject_error: str | None = None) -> J
     if not expected:
         return judgement(Verdict.INVALID, "there is nothing to compare: the reference trace is empty")
     if first is not None:
-        return judgement(Verdict.DIVERGED, _where(findings[first]), first)
+        return judgement(Verdict.DIVERGED, _where(findings[first]) + _bracket(findings, first), first)
+    if not loaded:
+        return judgement(Verdict.DIVERGED, f"first divergence at loading: {subject_error}")
     if subject_error is not None:
         missing = next((i for i, finding in enumerate(findings) if finding.status == "missing"), None)
         return judgement(Verdict.DIVERGED, f"the subject failed: {subject_error}", missing)
     if not compared or rows == 0:
         return judgement(Verdict.INCOMPLETE, "no seam was compared")
     if left_out:
-        names = ", ".join(str(finding.entry.key) for finding in left_out[:5])
-        more = f" and {len(left_out) - 5} more" if len(left_out) > 5 else ""
-        return judgement(Verdict.INCOMPLETE, f"{len(left_out)} of {len(expected)} seams not compared: {names}{more}")
+        names = ", ".join(str(finding.entry.key) for finding in left_out[:_SHOWN])
+        if len(left_out) <= _SHOWN:
+            return judgement(Verdict.INCOMPLETE, f"{len(left_out)} of {len(expected)} seams not compared: {names}")
+        worst = max((finding.ratio or 0.0 for finding in compared), default=0.0)
+        return judgement(
+            Verdict.INCOMPLETE,
+            f"{len(compared)} of {len(expected)} seams given, all within their gates, worst {worst:.2g}; not compared: "
+            f"{names} and {len(left_out) - _SHOWN} more",
+        )
     return judgement(Verdict.PARITY, f"all {len(compared)} seams ({rows} rows) are within their gates")
 
 
@@ -88,6 +98,21 @@ def combine(verdicts: Sequence[Verdict]) -> Verdict:
         if verdict in verdicts:
             return verdict
     return Verdict.PARITY if verdicts else Verdict.INCOMPLETE
+
+
+def _bracket(findings: Sequence[Finding], first: int) -> str:
+    """Say between which values a fault lies, if those right before the first divergence were not given."""
+    before = first
+    while before > 0 and not findings[before - 1].compared:
+        before -= 1
+    if before == first or findings[first].status == "unexpected":
+        return ""
+    place = str(findings[first].entry.key)
+    gap = f"{first - before} seam{'s' if first - before > 1 else ''} between"
+    verb = "were" if first - before > 1 else "was"
+    if before == 0:
+        return f"; wrong at {place}, and {first - before} before it {verb} not given"
+    return f"; good at {findings[before - 1].entry.key}, wrong at {place}; {gap} {verb} not given"
 
 
 def _where(finding: Finding) -> str:

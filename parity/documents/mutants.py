@@ -37,7 +37,12 @@ def matrix_document(
             "seconds": seconds,
         },
         cover={"cases": cover, "forwards": sum(matrix.forwards[name] for name in cover)},
-        cases=[{"name": case.name, "title": case.title, "forwards": matrix.forwards[case.name]} for case in cases],
+        cases=[
+            {"name": case.name, "title": case.title, "forwards": matrix.forwards[case.name]}
+            for case in cases
+            if case.name not in matrix.broken
+        ],
+        broken=matrix.broken,
         mutants=[_line(result) for result in matrix.results],
         not_planted=NOT_PLANTED,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
 from parity.cases.case import SeededCheckpoint, TrainedCheckpoint
 from parity.cases.media import is_picture
@@ -19,7 +21,6 @@ from parity.documents.base import document, finding_sections, judgement_section
 from parity.documents.pictures import picture_section, png
 from parity.milestones.phases import PHASES
 from parity.runs.case_run import CaseRun
-from port.weights import Checkpoint
 from reports.atomic import write_files
 from reports.write import write_report
 
@@ -67,8 +68,9 @@ def run_document(
 
 def _sides(run: CaseRun) -> dict[str, dict[str, str]]:
     subject = {"name": "port", "detail": "" if run.subject is None else run.subject.detail, "dtype": run.dtype}
-    if run.model is not None:
-        engine = run.model.reference
+    judged = run.model or run.generation
+    if judged is not None:
+        engine = judged.reference
         reference = {"name": engine.name, "detail": engine.detail, "dtype": engine.dtype}
     elif run.case.stages == ("weights",):
         name, detail = "checkpoint files and torch.nn.Conv3d", str(torch.__version__)
@@ -87,15 +89,22 @@ def _checkpoint(run: CaseRun) -> dict[str, Any]:
     else:
         assert isinstance(spec, TrainedCheckpoint)
         name = "the trained model"
-    with Checkpoint(folder) as checkpoint:
-        parameters = sum(torch.Size(checkpoint.shape(key)).numel() for key in checkpoint.keys)
     return {
         "name": name,
         "path": str(folder),
         "sha256": checkpoint_digest(folder),
-        "parameters": parameters,
+        "parameters": _parameters(folder),
         "tied": run.config["tie_word_embeddings"],
     }
+
+
+def _parameters(folder: Path) -> int:
+    """Return how many numbers the files of a checkpoint hold."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="np") as file:
+            total += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+    return total
 
 
 def _case(run: CaseRun) -> dict[str, Any]:

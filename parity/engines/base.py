@@ -41,6 +41,10 @@ class Session(Protocol):
         """Feed the next tokens (B, 1). Returns logits (B, 1, V)."""
         ...
 
+    def rewind(self) -> None:
+        """Go back to the state after the prefill, as if nothing had been decoded. Used for timing."""
+        ...
+
 
 class ModelEngine(Engine, Protocol):
     """A model that can be traced and timed."""

@@ -6,11 +6,12 @@ Shape legend
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,12 +23,13 @@ from parity.engines.questions import Answer, Question, in_batches
 from parity.kernels.base import Kernels, computing_with
 from parity.seams.weights import CONVOLUTION
 from port import GenerationConfig, Inputs, Processor, Qwen3VL, generate_all, listening, load_model
+from port.prompt import VideoStyle
 from port.weights import LM_HEAD, checkpoint_name
+from reference.media import Prompting
 from reference.version import transformers_major
 
 VERSION = f"qwen3vl-parity {version('qwen3vl-parity')}"
 CONVOLUTION_WEIGHT = "model.visual.patch_embed.proj.weight"
-_OTHER_STEPS = 2  # decode steps of the other requests
 
 
 def replacing(sink: Sink) -> Callable[[str, Tensor], Tensor]:
@@ -51,7 +53,16 @@ class PortProcessor:
     def process(self, batch: MediaBatch, sink: Sink) -> None:
         """Process the batch, and send every value with its seam's name to ``sink``."""
         with listening(replacing(sink)):
-            self.processor(batch.conversations, padding_side=batch.padding_side)
+            self.processor(batch.conversations, padding_side=batch.padding_side, **_prompting(batch.prompting))
+
+
+def _prompting(prompting: Prompting) -> dict[str, Any]:
+    """Return the arguments of the port's processor."""
+    return {
+        "add_generation_prompt": prompting.generation_prompt,
+        "tools": [json.loads(tool) for tool in prompting.tools] or None,
+        "variables": dict(prompting.variables) or None,
+    }
 
 
 class PortEngine:
@@ -78,7 +89,7 @@ class PortEngine:
         with nullcontext() if self.kernels is None else computing_with(self.kernels), listening(replacing(sink)):
             return run_steps(self.session(inputs, steps=steps), inputs, tokens, steps=steps)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def vision(self, inputs: TensorMap) -> None:
         for pixels, grids in tower_inputs(inputs):
             self.model.model.visual(pixels, grids)
@@ -90,56 +101,16 @@ class _PortSession:
         batch, tokens = inputs.input_ids.shape
         self.cache = model.new_cache(batch, tokens + steps)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def prefill(self) -> Tensor:
         return self.model.prefill(self.inputs, self.cache, chunk=self.chunk)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def decode(self, token_ids: Tensor) -> Tensor:
         return self.model.decode(token_ids, self.cache)
 
-
-@dataclass(frozen=True)
-class OtherRequests:
-    """Inputs of requests that a model serves before a request, and between its prefill and its first decode step."""
-
-    before: Sequence[TensorMap] = ()
-    between: Sequence[TensorMap] = ()
-
-
-class BusyPortEngine(PortEngine):
-    """The port's model, serving other requests before a request and between its prefill and its first decode step."""
-
-    def __init__(self, model: Qwen3VL, others: OtherRequests, *, chunk: int | None = None) -> None:
-        super().__init__(model, chunk=chunk)
-        self._others = others
-
-    def session(self, inputs: TensorMap, *, steps: int) -> Session:
-        self._serve(self._others.before)
-        return _Interrupted(super().session(inputs, steps=steps), lambda: self._serve(self._others.between))
-
-    def _serve(self, requests: Sequence[TensorMap]) -> None:
-        with listening(lambda _name, tensor: tensor):  # the sink of the traced request must not get their values
-            for inputs in requests:
-                with suppress(Exception):  # the same error in the traced request is judged there
-                    run_steps(super().session(inputs, steps=_OTHER_STEPS), inputs, None, steps=_OTHER_STEPS)
-
-
-class _Interrupted:
-    """A session that runs something else between its prefill and its first decode step."""
-
-    def __init__(self, session: Session, between: Callable[[], None]) -> None:
-        self._session = session
-        self._between: Callable[[], None] | None = between
-
-    def prefill(self) -> Tensor:
-        return self._session.prefill()
-
-    def decode(self, token_ids: Tensor) -> Tensor:
-        if self._between is not None:
-            self._between()
-            self._between = None
-        return self._session.decode(token_ids)
+    def rewind(self) -> None:
+        self.cache.length = self.inputs.input_ids.shape[1]
 
 
 class PortWeights:
@@ -171,9 +142,10 @@ def tensors_of(model: Qwen3VL) -> dict[str, Tensor]:
     return tensors
 
 
-def port_processor(folder: Path) -> Processor:
+def port_processor(folder: Path, *, turn_tokens: bool = False) -> Processor:
     """Load the port's processor. It writes videos into prompts as the installed transformers does."""
-    return Processor.load(folder, video_style="inside" if transformers_major() >= 5 else "in place")
+    style: VideoStyle = "inside" if transformers_major() >= 5 else "in place"
+    return Processor.load(folder, video_style=style, allow_turns=turn_tokens)
 
 
 class PortAnswers:

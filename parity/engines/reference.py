@@ -6,8 +6,8 @@ Shape legend
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +15,13 @@ import torch
 import transformers
 from torch import Tensor
 
-from parity.engines.base import Session, Sink, TensorMap, run_steps, tower_inputs
+from parity.engines.base import Session, Sink, TensorMap, last_real_token, run_steps, tower_inputs
 from parity.engines.dtypes import dtype_word
 from parity.engines.questions import Answer, Question, in_batches
 from parity.kernels.base import Kernels, computing_with
-from port import GenerationConfig
 from reference.capture import capturing, send_state
 from reference.float64 import true_float64
+from reference.generation import end_tokens
 from reference.media import PicturePath, VideoPath
 from reference.model import Attention, ReferenceModel, State
 from reference.nudge import nudged
@@ -72,6 +72,24 @@ class ReferenceEngine:
         return _ReferenceSession(self.model, inputs)
 
     def trace(self, inputs: TensorMap, tokens: Tensor | None, *, steps: int, sink: Sink) -> Tensor:
+        with self._computing(), capturing(self.model, sink):
+            return run_steps(_ReferenceSession(self.model, inputs, sink), inputs, tokens, steps=steps)
+
+    def generate(self, inputs: TensorMap, choose: Callable[[Tensor], Tensor | None]) -> None:
+        """Generate: ``choose`` gets the logits (B, V) after each row's last token, and returns the next tokens (B,).
+
+        It returns None to stop.
+        """
+        last = last_real_token(inputs["attention_mask"])  # (B,)
+        with self._computing():
+            session = _ReferenceSession(self.model, inputs)
+            logits = session.prefill()[torch.arange(len(last)), last]
+            while (tokens := choose(logits)) is not None:
+                logits = session.decode(tokens.unsqueeze(1))[:, 0]
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Compute as this variant does."""
         self.model.use_attention(self.attention)
         with ExitStack() as stack:
             if self.exact:
@@ -79,13 +97,12 @@ class ReferenceEngine:
             if self.kernels is not None:
                 stack.enter_context(computing_with(self.kernels))
             if self.nudge is not None:
-                # Registered before the capture, so that the seams show the moved inputs.
+                # Entered before the capture, so that the seams show the moved inputs.
                 stack.enter_context(nudged(self.model, self.nudge))
-            stack.enter_context(capturing(self.model, sink))
             if self.threads is not None:
                 stack.callback(torch.set_num_threads, torch.get_num_threads())
                 torch.set_num_threads(self.threads)
-            return run_steps(_ReferenceSession(self.model, inputs, sink), inputs, tokens, steps=steps)
+            yield
 
     @torch.no_grad()
     def vision(self, inputs: TensorMap) -> None:
@@ -114,6 +131,17 @@ class _ReferenceSession:
             send_state(self.state, self.sink, prefill=False)
         return logits
 
+    def rewind(self) -> None:
+        if self.state is None:
+            raise RuntimeError("rewind before prefill")
+        prompt = self.inputs["input_ids"].shape[1]
+        decoded = self.state.attention_mask.shape[1] - prompt
+        if not decoded:
+            return
+        self.state.cache.crop(-decoded)
+        self.state.attention_mask = self.state.attention_mask[:, :prompt]
+        self.state.next_position = self.state.next_position - decoded
+
 
 class ReferenceAnswers:
     """The reference as an engine that answers questions: its processor and ``generate``, with sdpa, in float32."""
@@ -131,7 +159,7 @@ class ReferenceAnswers:
         self, folder: Path, questions: Sequence[Question], *, max_new_tokens: int, ignore_end: bool = False
     ) -> list[Answer]:
         model, processor = ReferenceModel.load(folder, attention="sdpa"), ReferenceProcessor.load(folder)
-        ends = () if ignore_end else GenerationConfig.from_folder(folder).eos_token_ids
+        ends = () if ignore_end else end_tokens(folder)
         tokenizer = processor.processor.tokenizer
 
         def batch(part: Sequence[Question]) -> list[Answer]:

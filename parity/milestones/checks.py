@@ -12,7 +12,6 @@ from parity.answers.generation import Agreement, compare_generation
 from parity.cases.registry import chosen_cases
 from parity.core.errors import ParityError
 from parity.milestones.evidence import Content, of_error, of_tests
-from parity.mutants.attempt import BrokenPort
 from parity.mutants.matrix import kill_matrix
 from parity.mutants.registry import ALL
 from parity.relations.examples import example
@@ -67,10 +66,9 @@ def _row(case: str, agreement: Agreement) -> Test:
 def kill(detail: Mapping[str, Any], loader: Loader) -> Content:
     """Plant the mutants of the named components, and the named mutants, on the cases. A survivor counts as 1."""
     planted = [mutant for mutant in ALL if mutant.id in named_mutants(detail)]
-    try:
-        matrix = kill_matrix(planted, chosen_cases(detail["cases"]), loader, dtype="float32")
-    except BrokenPort as error:
-        return of_error(str(error), side="subject")
+    matrix = kill_matrix(planted, chosen_cases(detail["cases"]), loader, dtype="float32")
+    if matrix.broken:
+        return of_error(next(iter(matrix.broken.values())), side="subject")
     figures = {"caught": 0, "invisible": 0, "survived": 1, "not exposed": None}
     return of_tests([(result.mutant.id, result.fate, figures[result.fate], 0, "") for result in matrix.results])
 

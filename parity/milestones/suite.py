@@ -104,11 +104,21 @@ def _run_one(
     try:
         run = run_case(case, loader, dtype=dtype, progress=lambda what: progress(case, what))
     except (ParityError, PortError, ReferenceModelError) as error:
-        judgement = Judgement(Verdict.INVALID, f"the case did not run: {error}", None, 0, 0, 0)
-        return CaseSummary(case, judgement, [], 0, _since(start))
+        return _not_run(case, str(error), start)
+    except (OSError, MemoryError):
+        raise  # the machine is at fault, and the other cases would fail too
+    except Exception as error:
+        # A defect of the harness, or of something that it uses. The other cases still run.
+        text = f"{type(error).__name__}: {error}; `parity --debug run --case {case.name}` shows where"
+        return _not_run(case, text, start)
     seconds = _since(start)
     judgement, findings = run.result.judgement, run.result.findings
     return CaseSummary(case, judgement, findings, run.forwards, seconds, finished(run))
+
+
+def _not_run(case: Case, why: str, start: float) -> CaseSummary:
+    judgement = Judgement(Verdict.INVALID, f"the case did not run: {why}", None, 0, 0, 0)
+    return CaseSummary(case, judgement, [], 0, _since(start))
 
 
 def suite_verdict(summaries: Sequence[CaseSummary], every: Sequence[Case]) -> tuple[Verdict, str]:

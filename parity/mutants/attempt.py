@@ -20,14 +20,19 @@ from parity.core.gates import FloatGate
 from parity.core.trace import SeamKey
 from parity.core.verdict import Verdict, judge
 from parity.engines.base import Engine
+from parity.engines.busy import BusyPortEngine
+from parity.engines.calls import PortCalls
 from parity.engines.dtypes import DTYPES
-from parity.engines.port import BusyPortEngine, PortWeights
+from parity.engines.generation import PortGeneration
+from parity.engines.port import PortWeights
+from parity.engines.refusals import PortRefusals
 from parity.mutants.base import LOADING, Mutant
 from parity.mutants.outcomes import Outcome, State, located, worst_ratio
 from parity.mutants.traits import traits
 from parity.runs.case_run import Result, prepare_stages
+from parity.runs.generation_stage import GenerationStage
 from parity.runs.loader import Loader, plain_config
-from parity.runs.stage import Stage, judge_stage
+from parity.runs.stage import Stage, attempt, judge_stage
 from port import PortError, Qwen3VL, load_model
 
 _OTHER_FORWARDS = 3  # a prefill and two decode steps of each other request
@@ -72,18 +77,26 @@ def prepare(case: Case, loader: Loader, *, dtype: str) -> Prepared:
 
     def subject(anew: bool) -> Engine:
         if stage.name == "processor":  # some mistakes are made while its configs are read
-            return loader.port_processor(folder)
+            return loader.port_processor(folder, case)
         if stage.name == "weights":  # loads anew when it runs
             own = case.checkpoint.dtype
             return PortWeights(lambda: load_model(folder, dtype=DTYPES[own]), own)
+        if stage.name == "refusals":
+            return PortRefusals(folder)
         model = load_model(folder, dtype=DTYPES[dtype]) if anew or not models else models[0]
         if not anew:
             models[:] = [model]
+        if stage.name == "generation":
+            return PortGeneration(model, loader.port_processor(folder).processor, others, chunk=case.chunk)
+        if stage.name == "calls":
+            return PortCalls(model)
         return BusyPortEngine(model, others, chunk=case.chunk)
 
     forwards = 1 if stage.name == "weights" else 0
     if stage.name == "model" and inputs is not None:
         forwards = case.decode_steps + inputs.chunks + _OTHER_FORWARDS * (len(case.before) + len(case.between))
+    if isinstance(stage, GenerationStage):
+        forwards = sum(len(each.tokens) for each in stage.planned)
     ready = Prepared(case, dtype, stage, traits(case, stage, inputs), subject, forwards)
     ready.correct = _correct_values(ready)
     return ready
@@ -97,8 +110,13 @@ def _correct_values(ready: Prepared) -> dict[SeamKey, CorrectValue]:
     def keep(key: SeamKey, array: np.ndarray) -> None:
         values[key] = CorrectValue(array, comparison.judge(key, array))
 
-    stage.run(ready.subject(False), stage.recorder(keep))
-    judgement = judge(comparison.findings())
+    try:
+        error = attempt(stage, ready.subject(False), stage.recorder(keep))
+    except (ParityError, OSError, MemoryError):
+        raise
+    except Exception as raised:  # a port may fail in any way while it loads
+        error = f"{type(raised).__name__}: {raised}"
+    judgement = judge(comparison.findings(), subject_error=error)
     if judgement.verdict is not Verdict.PARITY:
         raise BrokenPort(
             f"the port without a mistake does not pass {ready.case.name}: {judgement.reason}; "

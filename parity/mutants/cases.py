@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 # Cases that together catch every mutant with as few forwards as possible, as each ``parity mutants`` report shows; and
 # one with the trained model, whose activations differ from those of random weights.
-DEFAULT = (
+_SMALLEST = (
     "batch-3-chunked",
     "long-right",
     "config-traps",
@@ -14,6 +16,35 @@ DEFAULT = (
     "processor-odd",
     "trained-batch",
 )
+# Cases for the mistakes of a few components. Only those are tried on them, as the cases above show all others.
+_GENERATION = ("generate", "generated-text", "generation-config", "sampling")
+ONLY: Mapping[str, tuple[str, ...]] = {
+    "requests-alike": ("state",),
+    "requests-batch": ("state",),
+    "requests-files": ("processor-state",),
+    "budget-corners": ("settings",),
+    "budget-released": ("settings",),
+    "budget-released-large": ("settings",),
+    "video-corners": ("settings", "prompt"),
+    "other-settings": ("settings",),
+    "frames-counted": ("settings",),
+    "other-shape": ("settings",),
+    "formats-further": ("prompt",),
+    "given-otherwise": ("prompt",),
+    "turns": ("prompt",),
+    "texts": ("prompt",),
+    "template-variables": ("prompt",),
+    "tools": ("prompt",),
+    "template-places": ("prompt",),
+    "calls-left": ("calls",),
+    "calls-right": ("calls",),
+    "bad-input": ("refusals",),
+    "generation-settings": _GENERATION,
+    "generation-left": _GENERATION,
+    "generation-right": _GENERATION,
+    "generation-odd": _GENERATION,
+}
+DEFAULT = (*_SMALLEST, *ONLY)
 # All kinds of inputs, for the full kill matrix.
 ALL = (
     "text",
@@ -43,4 +74,6 @@ ALL = (
     "odd-batch",
     "processor",
     "processor-odd",
+    "generation-trained",
+    *ONLY,
 )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 
 from parity.cases.case import Case
-from parity.mutants.attempt import prepare, try_mutant
+from parity.mutants.attempt import BrokenPort, prepare, try_mutant
 from parity.mutants.base import Mutant
+from parity.mutants.cases import ONLY
 from parity.mutants.outcomes import Outcome
 from parity.runs.loader import Loader
 
@@ -49,11 +50,15 @@ class MutantResult:
 
 @dataclass(frozen=True)
 class Matrix:
-    """``forwards`` maps each case to the number of forward passes of one run."""
+    """``forwards`` maps each case to the number of forward passes of one run.
+
+    ``broken`` says why the port without a mistake does not pass a case. No mutant was tried there.
+    """
 
     dtype: str
     forwards: dict[str, int]
     results: tuple[MutantResult, ...]
+    broken: dict[str, str] = field(default_factory=dict)
 
     def of(self, *fates: Fate) -> list[MutantResult]:
         return [result for result in self.results if result.fate in fates]
@@ -72,8 +77,8 @@ class Matrix:
 
     @property
     def proven(self) -> bool:
-        """Whether there are mutants that must be caught in this dtype, and all of them were."""
-        return bool(self.of("caught")) and not self.of("survived", "not exposed")
+        """Whether the port passes each case, and all mutants that must be caught in this dtype were, at least one."""
+        return bool(self.of("caught")) and not self.of("survived", "not exposed") and not self.broken
 
 
 def kill_matrix(
@@ -84,21 +89,29 @@ def kill_matrix(
     dtype: str,
     progress: Callable[[str], None] = lambda _what: None,
 ) -> Matrix:
-    """Try every mutant on every case. Raises ParityError if the correct port does not pass a case."""
+    """Try every mutant on every case. A case that the port fails without a mistake is ``broken``; the others run."""
     outcomes: dict[str, list[Outcome]] = {mutant.id: [] for mutant in mutants}
     forwards: dict[str, int] = {}
+    broken: dict[str, str] = {}
     with _one_thread():
         for case in cases:
             progress(f"{case.name}: yardstick")
-            ready = prepare(case, loader, dtype=dtype)
+            try:
+                ready = prepare(case, loader, dtype=dtype)
+            except BrokenPort as error:
+                broken[case.name] = str(error)
+                continue
             forwards[case.name] = ready.forwards
             for mutant in mutants:
+                if mutant.component not in ONLY.get(case.name, (mutant.component,)):
+                    outcomes[mutant.id].append(Outcome(mutant.id, case.name, "not applicable", expected=False))
+                    continue
                 progress(f"{case.name}: {mutant.id}")
                 outcomes[mutant.id].append(try_mutant(mutant, ready))
     results = [
         MutantResult(mutant, fate(mutant, outcomes[mutant.id], dtype), tuple(outcomes[mutant.id])) for mutant in mutants
     ]
-    return Matrix(dtype, forwards, tuple(results))
+    return Matrix(dtype, forwards, tuple(results), broken)
 
 
 def fate(mutant: Mutant, outcomes: Sequence[Outcome], dtype: str) -> Fate:

@@ -7,20 +7,29 @@ from collections.abc import Sequence
 from parity.core.errors import ParityError
 from parity.mutants.base import Mutant
 from parity.mutants.mistakes import (
+    calls,
+    generation,
     inputs,
+    kept,
     loading,
     merger,
     patches,
     positions,
     processor,
+    prompts,
     rope,
+    sampling,
     scatter,
+    settings,
     state,
     text,
     vision,
 )
 
-_FILES = (processor, loading, inputs, positions, patches, vision, merger, scatter, rope, state, text)
+_FILES = (
+    processor, prompts, settings, loading, inputs, positions, patches, vision, merger, scatter, rope, state, kept, text,
+    calls, generation, sampling,
+)  # fmt: skip
 ALL: tuple[Mutant, ...] = tuple(mutant for file in _FILES for mutant in file.MUTANTS)
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from parity.cases.case import Case, Row
 from parity.cases.further import LONG_TEXT
-from parity.cases.media import Encoded, VideoFile, is_picture
+from parity.cases.media import Encoded, VideoFile, VideoHeader, is_picture
 from parity.core.trace import PADDING, SeamKey, Trace
+from parity.mutants.further_traits import case_traits, request_traits, size_traits
+from parity.mutants.generation_traits import generation_traits
+from parity.runs.generation_stage import GenerationStage
 from parity.runs.inputs import CaseInputs
 from parity.runs.model_stage import ModelStage
 from parity.runs.processor_stage import ProcessorStage
 from parity.runs.stage import Stage
-from port.mrope import mrope_positions
 from reference.media import PicturePath, VideoPath
 
 # Below this mean square of a row, eps 1e-5 instead of 1e-6 changes the normalised row by more than twice the rounding
@@ -28,9 +30,13 @@ def traits(case: Case, stage: Stage[Any], inputs: CaseInputs | None) -> frozense
     """The traits of a case that matter for one of its stages. Every case has ``forward`` and ``weights``."""
     if isinstance(stage, ModelStage) and inputs is not None:
         return model_traits(case, inputs, stage.yardstick.trace)
+    if isinstance(stage, GenerationStage) and inputs is not None:
+        return generation_traits(stage, inputs)
     if isinstance(stage, ProcessorStage):
         return processor_traits(case, stage)
-    return frozenset({"weights"})
+    if stage.name == "calls":
+        return frozenset({"other calls", case.padding_side})
+    return frozenset({"bad input" if stage.name == "refusals" else "weights"})
 
 
 def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]:
@@ -42,7 +48,7 @@ def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]
     lengths = [[h * w for t, h, w in each for _ in range(t)] for each in grids]
     rows = [[not isinstance(part, str) for part in row] for row in case.rows]
     tokens, merge = tensors["input_ids"].shape[1], vision["spatial_merge_size"]
-    positions, delta = _positions(inputs)
+    positions, delta = trace.read(SeamKey("text.position_ids", 0)), trace.read(SeamKey("rope_delta", 0))
     padded = bool((tensors["attention_mask"] == 0).any())
     found = {
         "forward": True,
@@ -77,8 +83,16 @@ def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]
         "five layers": text["num_hidden_layers"] == 5,
         "weights finer than bfloat16": _stored_as(inputs.config) != "bfloat16",
         "faint stream": _faintest(trace, text["num_hidden_layers"] - 1) < FAINT,
+        "set rms_norm_eps": text["rms_norm_eps"] != 1e-6,
+        "other rope_theta": _theta(text) != 5_000_000,
+        "attention bias": text["attention_bias"],
     }
-    return frozenset(name for name, there in found.items() if there)
+    return frozenset((*(name for name, there in found.items() if there), *request_traits(case)))
+
+
+def _theta(text: Mapping[str, Any]) -> float:
+    theta: float = (text.get("rope_parameters") or text)["rope_theta"]
+    return theta
 
 
 def _stored_as(config: Mapping[str, Any]) -> str | None:
@@ -100,9 +114,10 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
     """The traits that mistakes in the processor may need: what the media and prompts of a case contain."""
     shapes = {entry.key.name: entry.shape for entry in stage.yardstick.trace}
     forms = {part.form for row in case.rows for part in row if isinstance(part, Encoded)}
-    images = [_sizes(shapes, f"processor.images.{i}") for i in range(stage.batch.count(PicturePath))]
-    files = [part for row in stage.batch.rows for part in row if isinstance(part, VideoPath)]
-    headers = [VideoFile(part.path).probe() for part in files]
+    seen = 0 if case.grids_only else stage.batch.count(PicturePath)
+    images = [_sizes(shapes, f"processor.images.{i}") for i in range(seen)]
+    files = [part for row in stage.batch.rows for part in row if isinstance(part, VideoPath) and not case.grids_only]
+    headers = [_header(part) for part in files]
     kept = [shapes[f"processor.videos.{i}.frame_indices"][0] for i in range(len(files))]
     settings = stage.settings
     factor = settings.patch * settings.merge
@@ -110,6 +125,7 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
     found = {
         "image": bool(images),
         "video": bool(files),
+        "files renewed": bool(case.before),
         "pictures": any(sum(isinstance(part, PicturePath) for part in row) > 1 for row in stage.batch.rows),
         "batch": 0 in stage.tensors["attention_mask"],
         "turned": "turned" in forms,
@@ -128,27 +144,21 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
         "merge is not temporal patch": settings.temporal_patch != settings.merge,
         "two frames a patch": settings.temporal_patch == 2,
     }
-    return frozenset(name for name, there in found.items() if there)
+    decoded = [shapes[f"processor.videos.{i}.decoded"][:3] for i in range(len(files))]
+    videos = [(frames, (height, width)) for frames, height, width in decoded]
+    further = (*request_traits(case), *case_traits(case), *size_traits(settings, images, videos))
+    return frozenset((*(name for name, there in found.items() if there), *further))
+
+
+def _header(part: VideoPath) -> VideoHeader:
+    header = VideoFile(part.path).probe()
+    return header if part.fps is None else replace(header, fps=part.fps)
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]], name: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """(height, width) of a picture as decoded and as resized."""
     decoded, resized = shapes[f"{name}.decoded"], shapes[f"{name}.resized"]
     return (decoded[0], decoded[1]), (resized[1], resized[2])
-
-
-def _positions(inputs: CaseInputs) -> tuple[Tensor, Tensor]:
-    """position_ids (3, B, S) and rope_delta (B, 1) of the prompts."""
-    tensors, config = inputs.tensors, inputs.config
-    return mrope_positions(
-        tensors["input_ids"],
-        tensors["attention_mask"],
-        image_grid_thw=tensors.get("image_grid_thw"),
-        video_grid_thw=tensors.get("video_grid_thw"),
-        image_token_id=config["image_token_id"],
-        video_token_id=config["video_token_id"],
-        merge=config["vision_config"]["spatial_merge_size"],
-    )
 
 
 def _has_picture(row: Row) -> bool:

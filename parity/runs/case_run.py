@@ -13,15 +13,22 @@ from parity.core.compare import Finding
 from parity.core.errors import ParityError
 from parity.core.verdict import Judgement, judge
 from parity.engines.base import Engine
-from parity.engines.port import BusyPortEngine, PortEngine
+from parity.engines.busy import BusyPortEngine
+from parity.engines.calls import PortCalls
+from parity.engines.generation import PortGeneration
+from parity.engines.port import PortEngine
+from parity.engines.refusals import BAD_INPUTS, PortRefusals
+from parity.runs.calls_stage import calls_stage
+from parity.runs.generation_stage import GenerationStage, generation_stage
 from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader, plain_config
 from parity.runs.model_stage import ModelStage, model_stage
+from parity.runs.refusals_stage import refusals_stage
 from parity.runs.stage import Stage, StageResult, judge_stage, not_loaded
 from parity.runs.store import NOT_KEPT, TraceStore
 from parity.runs.weights_stage import weights_stage
 from parity.runs.yardstick import Progress
-from port import PortError
+from reference.errors import ReferenceModelError
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class Result:
     def of(cls, results: Sequence[StageResult]) -> Result:
         findings = [finding for result in results for finding in result.findings]
         error = next((result.error for result in results if result.error is not None), None)
-        return cls(findings, judge(findings, subject_error=error), error)
+        loaded = all(result.loaded for result in results)
+        return cls(findings, judge(findings, subject_error=error, loaded=loaded), error)
 
 
 @dataclass
@@ -64,6 +72,11 @@ class CaseRun:
         return next((stage for stage in self.stages if isinstance(stage, ModelStage)), None)
 
     @property
+    def generation(self) -> GenerationStage | None:
+        """The generation stage, if the case has one."""
+        return next((stage for stage in self.stages if isinstance(stage, GenerationStage)), None)
+
+    @property
     def floor_runs(self) -> list[str]:
         """The correct runs that made the floors of all stages."""
         return [run for stage in self.stages for run in stage.yardstick.runs]
@@ -72,7 +85,9 @@ class CaseRun:
     def forwards(self) -> int:
         """Number of forwards of the model. The yardstick runs once; every floor run and the subject run twice."""
         if self.inputs is None or self.model is None:
-            return 0
+            # The yardstick, each floor run and the subject generate every token of every request.
+            planned = [] if self.generation is None else self.generation.planned
+            return sum(len(each.tokens) for each in planned) * (2 + len(self.floor_runs))
         steps = self.case.decode_steps + 1
         return steps + 2 * len(self.model.yardstick.runs) * steps + 2 * (steps + self.inputs.chunks - 1)
 
@@ -103,8 +118,10 @@ def run_case(
         run.texts = [processor.decode(ids) for ids in run.model.tokens.tolist()]
     try:
         subjects = [subject_of(stage, case, loader, dtype=dtype, folder=checkpoint) for stage in stages]
-    except PortError as error:
-        # The reference has just run on this checkpoint, so it is valid. If the port refuses it, the port has failed.
+    except (ParityError, ReferenceModelError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a port may raise anything
+        # The reference has just run on this checkpoint, so it is valid, and the port has failed.
         run.result = Result.of(not_loaded(stages, error))
         return run
     run.subject = next((subject for subject in subjects if isinstance(subject, PortEngine)), None)
@@ -138,12 +155,24 @@ def prepare_stages(
             progress("weights")
             reference = loader.reference(folder, "float32")
             stages.append(weights_stage(case.name, folder, case.checkpoint.dtype, reference, config))
+        elif name == "refusals":
+            stages.append(refusals_stage(case.name, list(BAD_INPUTS)))
         elif inputs is not None and name == "processor":
             stages.append(inputs.processed)
         elif inputs is not None:
             model = loader.reference(loader.for_reference(case.checkpoint) if own else folder, dtype)
             with _reference_runs(folder):
-                stages.append(model_stage(inputs, model, progress=progress, store=store))
+                if name == "model":
+                    stages.append(model_stage(inputs, model, progress=progress, store=store))
+                elif name == "calls":
+                    stages.append(calls_stage(inputs, model))
+                else:
+                    processor = loader.processor(folder)
+                    stages.append(
+                        generation_stage(
+                            inputs, model, processor, case.requests, folder, progress=progress, store=store
+                        )
+                    )
     return inputs, stages
 
 
@@ -152,8 +181,16 @@ def subject_of(stage: Stage[Any], case: Case, loader: Loader, *, dtype: str, fol
     if stage.name == "weights":
         return loader.port_weights(case, folder)
     if stage.name == "processor":
-        return loader.port_processor(folder)
-    return BusyPortEngine(loader.port(folder, dtype), loader.other_requests(case, folder), chunk=case.chunk)
+        return loader.port_processor(folder, case, anew=False)
+    if stage.name == "calls":
+        return PortCalls(loader.port(folder, dtype))
+    if stage.name == "refusals":
+        return PortRefusals(folder)
+    model, others = loader.port(folder, dtype), loader.other_requests(case, folder)
+    if stage.name == "generation":
+        processor = loader.port_processor(folder, case, anew=False).processor
+        return PortGeneration(model, processor, others, chunk=case.chunk)
+    return BusyPortEngine(model, others, chunk=case.chunk)
 
 
 def subject_dtype(case: Case, dtype: str) -> str:

@@ -72,15 +72,17 @@ def prepare_inputs(
 ) -> CaseInputs:
     """Write the media to files and run the reference's processor on them.
 
-    Raises ParityError for media that cannot be read. If the case has the model stage, it also raises for inputs that
+    Raises ParityError for media that cannot be read. If the case runs the model, it also raises for inputs that
     the model cannot take: see ``check_fit``.
     """
     for index, row in enumerate(case.rows):
         for source in row:
             check_part(source, row=index, config=config, processor=processor)
     try:
-        batch = write_media_batch(case.rows, case.padding_side)
-        processed = processor_stage(case.name, batch, processor, config, checkpoint=checkpoint, store=store)
+        batch = write_media_batch(case.rows, case.padding_side, case.prompting)
+        processed = processor_stage(
+            case.name, batch, processor, config, checkpoint=checkpoint, store=store, grids_only=case.grids_only
+        )
     except (ParityError, OSError):
         raise
     except Exception as error:
@@ -93,14 +95,14 @@ def prepare_inputs(
             f"the reference's processor refuses the input ({shown}): {str(error).rstrip('.')}; check the input, and "
             "the chat template and processor configs of the checkpoint"
         ) from error
-    if "model" in case.stages:
+    if "model" in case.stages or "generation" in case.stages:
         check_fit(processed.tensors, config, decode_steps=case.decode_steps)
     return CaseInputs(
         case.name,
         processed.tensors,
         config,
         processed,
-        _shown(case.rows, processed),
+        () if case.grids_only else _shown(case.rows, processed),
         case.decode_steps,
         case.chunk,
         checkpoint,

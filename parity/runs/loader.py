@@ -13,8 +13,9 @@ import port
 from parity.cases.case import Case, Checkpoint, TrainedCheckpoint
 from parity.core.digest import checkpoint_digest
 from parity.core.errors import ParityError
+from parity.engines.busy import BusyPortProcessor, OtherRequest, OtherRequests
 from parity.engines.dtypes import DTYPES
-from parity.engines.port import OtherRequests, PortProcessor, PortWeights, port_processor
+from parity.engines.port import PortProcessor, PortWeights, port_processor
 from parity.runs.inputs import CaseInputs, prepare_inputs
 from parity.runs.seeded import cache_folder, seeded_checkpoint
 from parity.runs.store import NOT_KEPT, TraceStore
@@ -44,6 +45,8 @@ class Loader:
         self._references: dict[str, ReferenceModel] = {}  # by dtype
         self._ports: dict[str, port.Qwen3VL] = {}
         self._processors: tuple[str, ReferenceProcessor] | None = None
+        self._port_processors: dict[bool, port.Processor] = {}  # by whether texts may hold turn tokens
+        self._others: tuple[Case, Path, OtherRequests] | None = None
         self._digests: dict[Path, str] = {}
 
     def checkpoint(self, spec: Checkpoint) -> Path:
@@ -99,16 +102,34 @@ class Loader:
             self._digests[folder] = checkpoint_digest(folder)
         return self._digests[folder]
 
-    def port_processor(self, folder: Path) -> PortProcessor:
-        """Load the port's processor."""
-        return PortProcessor(port_processor(folder))
+    def port_processor(self, folder: Path, case: Case | None = None, *, anew: bool = True) -> PortProcessor:
+        """Return the port's processor, which serves the requests before ``case`` first.
+
+        Without ``anew`` it is loaded once for all cases of a checkpoint, as the model is.
+        """
+        self._switch(folder)
+        turns = case is not None and case.prompting.turn_tokens
+        if anew or turns not in self._port_processors:
+            loaded = port_processor(folder, turn_tokens=turns)
+            if not anew:
+                self._port_processors[turns] = loaded
+        else:
+            loaded = self._port_processors[turns]
+        before = () if case is None or not case.before else self.other_requests(case, folder).before
+        return BusyPortProcessor(loaded, before)
 
     def other_requests(self, case: Case, folder: Path) -> OtherRequests:
         """Prepare the requests that the port serves before and during the case."""
-        before, between = (
-            [self.inputs(other, folder).tensors for other in requests] for requests in (case.before, case.between)
-        )
-        return OtherRequests(before, between)
+        if self._others is None or self._others[:2] != (case, folder):
+            before, between = (
+                [self._request(other, folder) for other in requests] for requests in (case.before, case.between)
+            )
+            self._others = case, folder, OtherRequests(before, between)
+        return self._others[2]
+
+    def _request(self, case: Case, folder: Path) -> OtherRequest:
+        inputs = self.inputs(case, folder)
+        return OtherRequest(inputs.processed.batch, inputs.tensors, case.fault)
 
     def port_weights(self, case: Case, folder: Path) -> PortWeights:
         """Return the port's tensors in the checkpoint's own dtype."""
@@ -117,7 +138,7 @@ class Loader:
 
     def _switch(self, folder: str | Path) -> None:
         if str(folder) != self._folder:
-            self._folder, self._references, self._ports = str(folder), {}, {}
+            self._folder, self._references, self._ports, self._port_processors = str(folder), {}, {}, {}
 
 
 @contextmanager

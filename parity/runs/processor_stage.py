@@ -7,7 +7,7 @@ differently is not taken for an error of the model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from parity.runs.stage import Stage
 from parity.runs.store import NOT_KEPT, TraceStore
 from parity.runs.yardstick import ReferenceRun, measure_yardstick
 from parity.seams.labels import KINDS, row_labels
-from parity.seams.processor import expected_processor_seams
+from parity.seams.processor import WHOLE_SEAMS, expected_processor_seams
 from parity.seams.spec import Expected, label_key
 from reference.media import PicturePath, VideoPath
 from reference.processor import ReferenceProcessor
@@ -46,11 +46,23 @@ class ProcessorSettings:
     merge: int
     fps: float | None
     min_frames: int
+    least: int  # pixels of a picture
+    most: int
+    most_of_video: int
 
     @classmethod
     def of(cls, processor: ReferenceProcessor) -> ProcessorSettings:
-        video = processor.processor.video_processor
-        return cls(video.patch_size, video.temporal_patch_size, video.merge_size, video.fps, video.min_frames)
+        video, size = processor.processor.video_processor, processor.processor.image_processor.size
+        return cls(
+            video.patch_size,
+            video.temporal_patch_size,
+            video.merge_size,
+            video.fps,
+            video.min_frames,
+            size["shortest_edge"],
+            size["longest_edge"],
+            video.size["longest_edge"],
+        )
 
 
 @dataclass(kw_only=True)
@@ -70,13 +82,25 @@ def processor_stage(
     *,
     checkpoint: str | None = None,
     store: TraceStore = NOT_KEPT,
+    grids_only: bool = False,
 ) -> ProcessorStage:
-    """Run the reference's processor. Raises ParityError if it does not give exactly the expected seams."""
-    expected = expected_of(batch, processor)
+    """Run the reference's processor. Raises ParityError if it does not give exactly the expected seams.
+
+    With ``grids_only``, the values of single pictures and videos are not compared.
+    """
+    expected = expected_of(batch, processor, grids_only=grids_only)
     tensors: dict[str, Tensor] = {}
 
     def run(sink: Sink) -> None:
-        tensors.update(processor.prepare(batch.rows, padding_side=batch.padding_side, sink=sink))
+        tensors.update(
+            processor.prepare(
+                batch.rows,
+                padding_side=batch.padding_side,
+                sink=sink,
+                prompting=batch.prompting,
+                grids_only=grids_only,
+            )
+        )
 
     def labels() -> dict[SeamKey, np.ndarray]:
         return prompt_labels(tensors, config)
@@ -91,7 +115,7 @@ def processor_stage(
         labels=labels,
         # Every value has an exact or a step gate, in both comparisons.
         yardstick=replace(yardstick, isolated_gate=DEFAULT_GATE),
-        run=lambda subject, sink: subject.process(batch, sink),
+        run=lambda subject, sink: subject.process(batch, _only(expected, sink) if grids_only else sink),
         checkpoint=checkpoint,
         batch=batch,
         settings=ProcessorSettings.of(processor),
@@ -99,15 +123,22 @@ def processor_stage(
     )
 
 
-def expected_of(batch: MediaBatch, processor: ReferenceProcessor) -> list[Expected]:
+def _only(expected: Sequence[Expected], sink: Sink) -> Sink:
+    """Pass on the expected values alone."""
+    names = {item.key.name for item in expected}
+    return lambda name, tensor: sink(name, tensor) if name in names else None
+
+
+def expected_of(batch: MediaBatch, processor: ReferenceProcessor, *, grids_only: bool = False) -> list[Expected]:
     """Return the values that a processor must give for this batch."""
     own = processor.processor
-    return expected_processor_seams(
+    expected = expected_processor_seams(
         batch.count(PicturePath),
         batch.count(VideoPath),
         image_step=_step(own.image_processor),
         video_step=_step(own.video_processor),
     )
+    return [item for item in expected if not grids_only or item.spec in WHOLE_SEAMS]
 
 
 def prompt_labels(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[SeamKey, np.ndarray]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import platformdirs
 
 from parity.cases.case import SeededCheckpoint
 from parity.core.errors import ParityError
+from parity.runs.rewritten import rewritten, version
 from reference.checkpoint import make_checkpoint
 from reference.weights import RECIPE
 
@@ -36,7 +34,7 @@ def make_seeded(folder: Path, shape: str = "tiny", **options: Any) -> Path:
 
 def seeded_checkpoint(spec: SeededCheckpoint, cache: Path) -> Path:
     """Return the folder of a seeded checkpoint in ``cache``. It is made if it does not exist."""
-    base = replace(spec, text_tie_flag=None)
+    base = replace(spec, text_tie_flag=None, edits=(), rewrites=())
     # Another recipe makes other weights, so it gets its own folder; older checkpoints stay.
     shelf = cache / f"checkpoints-{RECIPE}"
     try:
@@ -55,22 +53,9 @@ def seeded_checkpoint(spec: SeededCheckpoint, cache: Path) -> Path:
         raise ParityError(
             f"{error}; seeded checkpoints are kept in {cache}, set QWEN3VL_PARITY_CACHE to keep them in another folder"
         ) from None
-    if spec.text_tie_flag is None:
+    edits = spec.edits
+    if spec.text_tie_flag is not None:
+        edits = (("config.json", "text_config.tie_word_embeddings", spec.text_tie_flag), *edits)
+    if not edits and not spec.rewrites:
         return folder
-    return _with_text_flag(folder, shelf / spec.label, flag=spec.text_tie_flag)
-
-
-def _with_text_flag(source: Path, target: Path, *, flag: bool) -> Path:
-    """Copy a checkpoint, and set ``tie_word_embeddings`` in its text_config."""
-    if target.is_dir():
-        return target
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        shutil.copytree(source, work, dirs_exist_ok=True)
-        config = json.loads((work / "config.json").read_text(encoding="utf-8"))
-        config["text_config"]["tie_word_embeddings"] = flag
-        (work / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        os.replace(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return target
+    return rewritten(folder, shelf / f"{spec.label}-{version()}", edits=edits, rewrites=spec.rewrites)

@@ -56,10 +56,14 @@ class Stage(Generic[SubjectT]):
 
 @dataclass(frozen=True)
 class StageResult:
-    """The result of one stage. ``error`` is what the subject raised, if it did."""
+    """The result of one stage.
+
+    ``error`` is what the subject raised, if it did. If it is not ``loaded``, it did so before the stage began.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     error: str | None = None
+    loaded: bool = True
 
 
 def judge_stage(
@@ -113,7 +117,8 @@ def not_loaded(stages: Sequence[Stage[SubjectT]], error: Exception) -> list[Stag
     results = []
     for stage in stages:
         comparison = Comparison(stage.yardstick.trace, stage.yardstick.floors, stage.yardstick.gate)
-        results.append(StageResult(comparison.findings(why_missing=f"the subject did not load: {text}"), text))
+        found = comparison.findings(why_missing=f"the subject did not load: {text}")
+        results.append(StageResult(found, text, loaded=False))
     return results
 
 

@@ -19,8 +19,8 @@ from parity.runs.stage import Stage
 from parity.runs.store import entry_of
 from parity.runs.yardstick import Yardstick
 from parity.seams.weights import CONVOLUTION, expected_weight_seams
-from port.weights import LM_HEAD, published_name
 from reference.model import ReferenceModel
+from reference.weights import HEAD_NAME, published_name
 
 
 class WeightsSubject(Engine, Protocol):
@@ -57,7 +57,7 @@ def weights_stage(case: str, folder: Path, dtype: str, reference: ReferenceModel
     floors.observe(trace.entries()[SeamKey(CONVOLUTION.name, 0)], frames)
 
     def run(subject: WeightsSubject, sink: Sink) -> None:
-        subject.send(patches, sink, head=LM_HEAD in arrays)
+        subject.send(patches, sink, head=HEAD_NAME in arrays)
 
     return Stage[Any](
         name="weights",

@@ -59,11 +59,13 @@ def measure_yardstick(
     labels: Callable[[], Labels],
     *,
     name: str = "reference",
+    isolated: bool = True,
     progress: Progress = lambda _what: None,
     store: TraceStore = NOT_KEPT,
 ) -> Yardstick:
     """Run the reference once for the yardstick, and each correct variant twice for the floors of both comparisons.
 
+    Without ``isolated``, the variants run once, and there are no floors of the isolated comparison.
     Raises ParityError if the reference does not give exactly the expected seams: a bug at a missing seam would not be
     found.
     """
@@ -77,16 +79,17 @@ def measure_yardstick(
         exact.run(Recorder(expected, both(lambda key, _array: seen.append(key), keep)))
     _check_complete(expected, seen)
     trace = FolderTrace(folder / name)
-    floors, isolated = Floors(trace), Floors(trace)
+    floors, alone = Floors(trace), Floors(trace)
     for number, variant in enumerate(correct, start=1):
         progress(f"floor run ({variant.title})")
         with store.recording(f"floor-{number}", variant.description, expected, labels) as keep:
             variant.run(Recorder(expected, both(observing(trace.entries(), floors), keep)))
-        variant.run(Recorder(expected, observing(trace.entries(), isolated), instead=trace, nudge=variant.nudge))
+        if isolated:
+            variant.run(Recorder(expected, observing(trace.entries(), alone), instead=trace, nudge=variant.nudge))
     return Yardstick(
         trace=trace,
         floors=floors,
-        isolated_floors=isolated,
+        isolated_floors=alone if isolated else None,
         runs=[variant.title for variant in correct],
         spool=spool,
     )

@@ -37,9 +37,13 @@ IDS = _spec("input_ids", "batch token", "exact", "returned by the processor", "t
 MASK = _spec("attention_mask", "batch token", "exact", "returned by the processor")
 
 
+# The values of the whole batch. The others are those of single pictures and videos.
+WHOLE_SEAMS = (IMAGE_GRID, VIDEO_GRID, IDS, MASK)
+
+
 def processor_specs() -> list[SeamSpec]:
     """Return every kind of seam of a processor, in order. ``{}`` is the index of a picture or video in the batch."""
-    return [*PICTURE_SEAMS, *VIDEO_SEAMS, IMAGE_GRID, VIDEO_GRID, IDS, MASK]
+    return [*PICTURE_SEAMS, *VIDEO_SEAMS, *WHOLE_SEAMS]
 
 
 def expected_processor_seams(images: int, videos: int, *, image_step: float, video_step: float) -> list[Expected]:

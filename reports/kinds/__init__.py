@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from reports.kinds import (
     activations,
+    bench,
+    blackbox,
     calibration,
     comparison,
+    diagnosis,
     difference,
     exam,
     history,
@@ -33,7 +36,10 @@ KINDS: dict[str, Kind] = {
         processor.KIND,
         comparison.KIND,
         judgement.KIND,
+        blackbox.KIND,
+        diagnosis.KIND,
         tokens.KIND,
         activations.KIND,
+        bench.KIND,
     )
 }

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import pandas as pd
 
 from reports import formatting as fmt
-from reports import html, markdown
 from reports.history_plot import history_plot
-from reports.kinds.base import Document, Kind, standard_formats
-from reports.page import Cell, Column, Page, Table, context_of, number, text, times
+from reports.kinds.base import Document, Kind
+from reports.page import Cell, Column, Drawing, Page, Table, number, simple_formats, text, times
 
+_LEAD = (
+    "The series that matter: those whose margin shrank by more than its noise are red, with a circle at the run that "
+    "lost; then those nearest to the gate, with a dot for each run."
+)
 _COLUMNS = ("series", "run", "created", "ratio", "margin", "noise")
 
 
@@ -57,6 +60,7 @@ def page(document: Document) -> Page:
                 f"{fmt.number(document['least_noise'])} of the gate",
             )
         ],
+        figures=[Drawing("over", "Ratios over runs", _LEAD, partial(history_plot, document))],
         tables=[_series(document), _runs(document), *_skipped(document)],
     )
 
@@ -110,18 +114,8 @@ def _skipped(document: Document) -> Iterator[Table]:
         yield Table(id="skipped", title="Not read", columns=[Column("folder"), Column("why")], rows=rows)
 
 
-def _html(document: Document, _pictures: Path) -> str:
-    return html.page(
-        "history.html.j2", **context_of(document, page(document)), plot=html.inline(history_plot(document))
-    )
-
-
-def _markdown(document: Document) -> str:
-    return markdown.page("simple.md.j2", **context_of(document, page(document)))
-
-
 KIND = Kind(
     name="history",
     contradictions=_contradictions,
-    formats=standard_formats(table="history.csv", frame=frame, markdown=_markdown, html=_html),
+    formats=simple_formats(table="history.csv", frame=frame, page=page),
 )

@@ -155,7 +155,9 @@ def test_parameter_counts_are_those_of_the_names_on_the_box() -> None:
 
 
 def test_unknown_and_moe_shapes_are_refused_with_the_list() -> None:
-    with pytest.raises(ValueError, match=r"no shape named .3b.; there are: tiny, tiny-large, tiny-tied, tiny-odd, 2b"):
+    with pytest.raises(
+        ValueError, match=r"no shape named .3b.; there are: tiny, tiny-large, tiny-tied, tiny-odd, tiny-other, 2b"
+    ):
         get_shape("3b")
     with pytest.raises(ValueError, match=r"'30B-A3B' is a mixture of experts.*2b, 4b, 8b, 32b"):
         get_shape("30B-A3B")

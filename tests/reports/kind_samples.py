@@ -81,6 +81,7 @@ def mutants_document() -> Document:
             {"name": "photo", "title": "a photo", "forwards": 5},
             {"name": "text", "title": "text alone", "forwards": 3},
         ],
+        "broken": {"video": "the port without a mistake does not pass video"},
         "mutants": mutants,
         "not_planted": {"moe-router": "the port builds dense models only"},
     }
@@ -227,6 +228,81 @@ def tokens_document() -> Document:
         "tokens": {"port": [64, 13001, 7, 8], "engine": [64, 13002, 7]},
         "largest_logprob_difference": None,
         "verdict": _verdict("DIVERGED", "port and mistral.rs give different tokens"),
+    }
+
+
+def _explanation(name: str, *, explained: int, stopped: str | None) -> Document:
+    mistake = {"id": name, "title": "a mistake", "component": "merger", "source": "an engine", "real": True}
+    return {
+        "mistakes": [mistake],
+        "ratio_before": 47.9,
+        "ratio_after": 0.08,
+        "figure_before": 2.2e-4,
+        "figure_after": 8.3e-7,
+        "worst_after": 0.15 if stopped is None else None,
+        "rows_failed": 12,
+        "rows_explained": explained,
+        "share": explained / 12,
+        "stopped": stopped,
+    }
+
+
+def diagnosis_document() -> Document:
+    """A trace that is explained, one that is not and has a nearest mistake, and a sound one."""
+    run = run_document()
+    symptoms = {
+        "seam": "vision.deepstack.0",
+        "call": 0,
+        "step": "prefill, images",
+        "after": "vision.blocks.5.out[0]",
+        "not_given": 13,
+        "components": ["merger", "deepstack"],
+        "kinds": ["image"],
+        "sound_kinds": ["text"],
+        "steps": ["prefill, images", "prefill"],
+        "rows_failed": 12,
+        "rows": 99,
+        "worst_row": "merged 3 (image)",
+    }
+    cost = {"runs": 1.5, "runs_begun": 4, "passes": 7}
+    shared = {"stage": "model", "subject": run["subject"], "verdict": run["verdict"], "tried": ["a", "b"], "cost": cost}
+    cause = _explanation("a", explained=12, stopped=None)
+    near = _explanation("b", explained=5, stopped="text.norm[0]")
+    return {
+        "schema_version": "2.0",
+        "kind": "diagnosis",
+        "environment": environment(),
+        "bundle": {"path": "golden", "sha256": "ab" * 32},
+        "subject": "my-engine",
+        "hypotheses": 267,
+        "conclusion": {"status": "unexplained", "text": "explained by a; text: none of 267 known mistakes explains it"},
+        "traces": [
+            {"case": "photo", "symptoms": symptoms, "explanations": [cause], "nearest": None, **shared},
+            {"case": "text", "symptoms": symptoms, "explanations": [], "nearest": near, **shared},
+            {"case": "sound", "symptoms": None, "explanations": [], "nearest": None, **shared},
+        ],
+        "bug_report": "my-engine differs from transformers.",
+        "totals": {"runs": 4.5, "runs_begun": 12, "passes": 21, "seconds": 3.2},
+        "verdict": _verdict("DIVERGED", "2 of 3 stages: photo, model: first divergence at vision.deepstack.0"),
+    }
+
+
+def blackbox_document() -> Document:
+    place = {"row": 0, "step": 0, "token": 7, "expected": 7, "margin": 1.5, "gate": 1e-4, "logprobs": 20}
+    return {
+        "schema_version": "2.0",
+        "kind": "blackbox",
+        "environment": environment(),
+        "bundle": {"path": "golden", "sha256": "ab" * 32},
+        "subject": "out.jsonl",
+        "case": "photo",
+        "dtype": "float32",
+        "left_out": 1,
+        "places": [
+            {**place, "figure": 2e-6, "passed": True},
+            {**place, "step": 1, "token": 8, "figure": None, "logprobs": 0, "passed": False},
+        ],
+        "verdict": _verdict("DIVERGED", "first divergence at row 0, step 1"),
     }
 
 
@@ -382,6 +458,53 @@ def _test(item: str, name: str, outcome: str, figure: float, gate: float, *, pas
     }  # fmt: skip
 
 
+def bench_document() -> Document:
+    """Two works, of which one is slower than accepted, and a curve of two points."""
+
+    def work(name: str, port: float, counts: Document | None) -> Document:
+        return {
+            "name": name,
+            "title": f"the work {name}",
+            "amount": 8,
+            "unit": "tokens",
+            "port": port,
+            "reference": 0.08,
+            "ratio": {"middle": 0.08 / port, "low": 0.07 / port, "high": 0.09 / port, "pairs": 2},
+            "control": {"middle": 1.0, "low": 0.98, "high": 1.03, "pairs": 2},
+            "noise": 0.03,
+            "counts": counts,
+            "expected": None if counts is None else 0.01,
+            "of_limit": None if counts is None else 0.01 / port,
+            "seconds": {"port": [port, port], "reference": [0.08, 0.08]},
+        }
+
+    counts = {"flops": 10**9, "bytes_read": 10**8, "calls": 230, "peak_bytes": 81992}
+    return {
+        "schema_version": "2.0",
+        "kind": "bench",
+        "environment": environment(),
+        "machine": {
+            "class": "x86_64; AVX2; 1 thread; fast kernels, compiled; float32",
+            "instructions": "AVX2",
+            "clock": "wall",
+            "kernels": {"kernels": "fast", "compiled": "yes"},
+        },
+        "subject": {"name": "port", "detail": "version", "dtype": "float32"},
+        "reference": {"name": "transformers", "detail": "version", "dtype": "float32"},
+        "checkpoint": {"name": "trained", "sha256": "a" * 64, "parameters": 10, "bytes": 40},
+        "limits": {"product_gflops": 120.5, "read_gbytes": 14.25},
+        "confidence": 0.9,
+        "works": [work("decode-1", 0.1, counts), work("load", 0.05, None)],
+        "curves": [
+            {"curve": "prefill", "at": at, "port": at / 100, "reference": at / 90, "expected": at / 200}
+            for at in (16, 64)
+        ],
+        "memory": {"port": 2**20, "reference": 2**21},
+        "check": {"slower": ["decode-1: why"], "grown": []},
+        "verdict": _verdict("DIVERGED", "slower: decode-1: why"),
+    }
+
+
 def _verdict(value: str, reason: str) -> Document:
     codes = {"PARITY": 0, "DIVERGED": 1, "INVALID": 2, "INCOMPLETE": 3}
     return {"value": value, "exit_code": codes[value], "reason": reason}
@@ -409,9 +532,12 @@ SIMPLE = {
     "processor": processor_document,
     "comparison": comparison_document,
     "judgement": judgement_document,
+    "diagnosis": diagnosis_document,
+    "blackbox": blackbox_document,
     "tokens": tokens_document,
     "activations": activations_document,
     "signoff": signoff_document,
     "difference": difference_document,
     "history": history_document,
+    "bench": bench_document,
 }

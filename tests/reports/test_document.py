@@ -92,6 +92,7 @@ def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None
         "exam.engines.by_kind",
         "judgement.bundle.versions",
         "judgement.cases.findings.by_kind",
+        "mutants.broken",
         "mutants.mutants.outcomes",
         "mutants.not_planted",
         "processor.findings.by_kind",

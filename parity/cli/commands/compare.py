@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 import click
 from rich.console import Console
 
+from parity.bundles.bundle import Bundle
+from parity.bundles.layout import Layout
+from parity.bundles.problems import problems_against
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.errors import USAGE
@@ -23,6 +26,8 @@ from parity.core.trace import Trace
 from parity.core.verdict import judge
 from parity.documents.comparison import comparison_document
 from parity.seams.contract import check_reference
+from parity.seams.names import check_names
+from parity.seams.promise import promise
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ def compare_folders(options: CompareOptions) -> int:
     reference, subject = FolderTrace(options.reference), FolderTrace(options.subject)
     runs = [FolderTrace(folder) for folder in options.floors]
     check_reference(reference)
+    check_names(subject, reference)
     check_binding(subject, reference, runs)
     floors = Floors(reference)
     for run in runs:
@@ -81,7 +87,21 @@ def _observe(floors: Floors, run: Trace) -> None:
 
 def check_folders(folders: Sequence[Path]) -> int:
     """Print the problems of trace folders. Returns 0 if there are none, otherwise 2."""
-    found = {folder: check_folder(folder) for folder in folders}
+    return _listed({folder: check_folder(folder) for folder in folders})
+
+
+def check_against(bundle: Path, folders: Sequence[Path], expect: str, layout: Path | None) -> int:
+    """Print the problems of traces for a bundle. Returns 0 if there are none, otherwise 2."""
+    promised, mapped = promise(expect), None if layout is None else Layout(layout)
+    opened = Bundle(bundle)
+    found: dict[Path, list[str]] = {}
+    for folder in folders:
+        for place, problems in problems_against(opened, folder, promised, mapped).items():
+            found[place] = [*(check_folder(place) if place.is_dir() else []), *problems]
+    return _listed(found)
+
+
+def _listed(found: Mapping[Path, Sequence[str]]) -> int:
     with view.printing():
         for folder, problems in found.items():
             count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,18 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from parity.bundles.blackbox import judge_tokens, read_steps, the_case
 from parity.bundles.bundle import Bundle
 from parity.bundles.judging import Judged, Selection, judge_folder
+from parity.bundles.layout import Layout
 from parity.cli import console as view
 from parity.cli.command import finish, here
+from parity.core.errors import ParityError
+from parity.documents.blackbox import blackbox_document
 from parity.documents.judgement import judgement_document, report_place, trace_document
+from parity.seams.promise import promise
+
+_OFFER = "to see whether a known mistake explains it"
 
 
 @dataclass(frozen=True)
@@ -23,25 +31,56 @@ class JudgeOptions:
     """The options of ``parity judge``."""
 
     bundle: Path
-    subject: Path
+    subject: Path | None
+    tokens: Path | None
     cases: tuple[str, ...]
     stages: tuple[str, ...]
     dtype: str | None
     sha256: str | None
+    expect: str
+    layout: Path | None
     out: Path | None
     as_json: bool
     every: bool
 
+    @property
+    def selection(self) -> Selection:
+        """What is judged. Raises ParityError for an unknown promise or a layout that cannot be read."""
+        layout = None if self.layout is None else Layout(self.layout)
+        return Selection(self.cases, self.stages, self.dtype, promise(self.expect), layout)
+
 
 def judge_subject(options: JudgeOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
+    if options.tokens is not None:
+        return _judge_tokens(options, options.tokens)
+    if options.subject is None:
+        raise ParityError("name the SUBJECT's traces, or its tokens with --tokens")
+    selection = options.selection
     bundle = Bundle(options.bundle, sha256=options.sha256)
-    results = judge_folder(bundle, options.subject, Selection(options.cases, options.stages, options.dtype))
+    results = judge_folder(bundle, options.subject, selection)
     environment = here(threads=1)
     document = judgement_document(bundle, results, pinned=options.sha256 is not None, environment=environment)
     if options.out is not None:
         _write(options.out, bundle, results, document)
     return finish(document, lambda console: _show(console, document, options), as_json=options.as_json)
+
+
+def _judge_tokens(options: JudgeOptions, tokens: Path) -> int:
+    if options.subject is not None:
+        raise ParityError("give either the SUBJECT's traces or --tokens")
+    bundle = Bundle(options.bundle, sha256=options.sha256)
+    case = the_case(bundle, options.cases)
+    found = judge_tokens(case, read_steps(tokens), options.dtype or case.dtypes[0])
+    document = blackbox_document(bundle, found, subject=str(tokens), environment=here(threads=1))
+
+    def show(console: Console) -> None:
+        console.print(view.verdict_line(document["verdict"]), soft_wrap=True)
+        if document["verdict"]["value"] == "DIVERGED":
+            words = ["parity", "diagnose", str(options.bundle), "--tokens", str(tokens), "--case", case.name]
+            console.print(view.plain(f"{_OFFER}: {shlex.join(words)}"), soft_wrap=True)
+
+    return finish(document, show, as_json=options.as_json, out=options.out)
 
 
 def _write(out: Path, bundle: Bundle, results: list[Judged], document: dict[str, Any]) -> None:
@@ -67,6 +106,9 @@ def _show(console: Console, document: dict[str, Any], options: JudgeOptions) -> 
     if not document["bundle"]["pinned"]:
         console.print("compare this digest with the one that the bundle's maker published, or give it with --sha256")
     console.print(view.verdict_line(document["verdict"]), soft_wrap=True)
+    if document["verdict"]["value"] == "DIVERGED":
+        command = shlex.join(["parity", "diagnose", str(options.bundle), str(options.subject)])
+        console.print(view.plain(f"{_OFFER}: {command}"), soft_wrap=True)
     if options.out is not None:
         click.echo(f"report: {options.out / 'report.html'}")
 

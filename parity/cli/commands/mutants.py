@@ -30,7 +30,7 @@ _JUSTIFY: dict[str, Literal["left", "right"]] = {"exposed by": "right"}
 def mutants(
     *, cases: tuple[str, ...], every_case: bool, ids: tuple[str, ...], dtype: str, out: Path | None, as_json: bool
 ) -> int:
-    """Run the command. Returns 0 if every mutant that changes the results is caught, otherwise 1."""
+    """Run the command. Returns 0 if the port passes and each mutant that changes the results is caught, otherwise 1."""
     planted = chosen(ids)
     tried = chosen_cases(cases or (ALL if every_case else DEFAULT))
     folder = report_folder(out, "mutants")
@@ -55,6 +55,8 @@ def _show(console: Console, matrix: Matrix, document: dict[str, Any], folder: Pa
         f"{totals['seconds']:.0f} s: {totals['caught']} caught, {totals['survived']} survived, "
         f"{totals['not_exposed']} not exposed by these cases, {totals['invisible']} invisible in {matrix.dtype}"
     )
+    for name, why in matrix.broken.items():
+        console.print(view.plain(f"{name}: {why}"), style="bold red", soft_wrap=True)
     console.print(
         f"kill rate {100 * totals['kill_rate']:.1f} %; first divergence at the planted seam "
         f"{100 * totals['localisation_rate']:.1f} %"

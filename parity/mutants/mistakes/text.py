@@ -19,6 +19,7 @@ from torch import Tensor
 
 from parity.mutants.arithmetic import copied, pairs_rotated, rounded
 from parity.mutants.base import BATCH, FLOAT32, FORWARD, altered, around, family, replaced
+from port.kernels import Mask
 from port.layers import RMSNorm, apply_rotary, rotate_half
 from port.model import Qwen3VL
 from port.text import DecoderLayer, TextAttention, TextMLP, TextModel
@@ -45,7 +46,7 @@ class Attention:
     merge_heads: Callable[[Tensor], Tensor] = lambda context: context.transpose(1, 2).flatten(2)
     project: Callable[[TextAttention, Tensor], Tensor] = lambda attn, context: attn.o_proj(context)
 
-    def forward(self, attn: TextAttention, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: Any) -> Tensor:
+    def forward(self, attn: TextAttention, x: Tensor, cos: Tensor, sin: Tensor, mask: Mask, cache: Any) -> Tensor:
         heads = (*x.shape[:2], -1, attn.head_dim)
         q = attn.tap("q_norm", self.norm_q(attn, attn.q_proj(x).view(heads)))
         k = attn.tap("k_norm", self.norm_k(attn, attn.k_proj(x).view(heads)))
@@ -56,7 +57,7 @@ class Attention:
         if cache is not None:
             k, v = cache.update(attn.layer, k, v)
         k, v = attn.tap("k_cache", k), attn.tap("v_cache", v)
-        context = self.merge_heads(self.attend(q, k, v, mask, attn))
+        context = self.merge_heads(self.attend(q, k, v, mask.seen, attn))
         return attn.tap("out", self.project(attn, attn.tap("context", context)))
 
     def planted(self) -> AbstractContextManager[None]:

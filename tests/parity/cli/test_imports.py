@@ -59,7 +59,19 @@ USAGE: dict[str, list[tuple[tuple[str, ...], set[str]]]] = {
     "history": [((), set()), (("NOWHERE",), set())],
     "quick": [(("--nope",), set())],
     "compare": [(("NOWHERE", "NOWHERE"), set()), (("NOWHERE", "NOWHERE", "--floor", "NOWHERE"), set())],
-    "judge": [(("NOWHERE", "NOWHERE"), set()), (("--stage", "weights", "NOWHERE", "NOWHERE"), set())],
+    "judge": [
+        (("NOWHERE", "NOWHERE"), set()),
+        (("NOWHERE", "--tokens", "NOWHERE"), set()),
+        (("NOWHERE", "NOWHERE", "--expect", "much"), set()),
+        (("NOWHERE", "NOWHERE", "--layout", "NOWHERE"), set()),
+        (("--stage", "weights", "NOWHERE", "NOWHERE"), set()),
+    ],
+    "diagnose": [(("NOWHERE", "NOWHERE"), set()), (("NOWHERE", "NOWHERE", "--expect", "much"), set())],
+    "engine": [
+        (("nope", "NOWHERE", "--tokens", "new"), set()),
+        (("mistralrs", "NOWHERE", "--tokens", "new"), set()),
+        (("server", "NOWHERE", "--url", "ftp://x", "--tokens", "new"), set()),
+    ],
     "bundle make": [
         (("--out", "new"), set()),
         (("--case", "nope", "--out", "new"), set()),
@@ -81,10 +93,16 @@ USAGE: dict[str, list[tuple[tuple[str, ...], set[str]]]] = {
     ],
     "calibrate": [(("--case", "nope"), set())],
     "activations": [(("NOWHERE",), set())],
+    "bench": [
+        (("NOWHERE",), set()),
+        (("x", "--shape", "2b"), set()),
+        (("--accepted", "NOWHERE"), set()),
+        (("--check", "--accepted", "NOWHERE"), set()),
+    ],
     "chat": [(("NOWHERE",), set()), (("--json",), PORT)],
     "seams": [(("--nope",), set())],
     "cases": [(("--nope",), set())],
-    "trace check": [((), set()), (("NOWHERE",), set())],
+    "trace check": [((), set()), (("NOWHERE",), set()), (("NOWHERE", "--against", "NOWHERE"), set())],
     "report": [((), set()), (("NOWHERE",), REPORT)],
 }
 # Commands that need only a part of the project, with arguments that let them do their work.

@@ -12,8 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from parity.cases.case import TINY, TRAINED, Case, Row
-from parity.cases.media import Clip, Noise
-from parity.cases.standard import scene_row
+from parity.cases.media import Clip, Noise, scene_row
 from parity.cli.main import main
 from parity.diagnosis.activations import Activations, measure_activations
 from parity.runs.inputs import CaseInputs

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import torch
 import port
 import port.cache
 import port.config
+import port.generation_config
 import port.grid
+import port.json_fields
 import port.layers
 import port.model
 import port.mrope
@@ -27,7 +30,10 @@ import port.pixel_config
 import port.pixels
 import port.processor
 import port.prompt
+import port.resize
+import port.sampling
 import port.tap
+import port.template
 import port.text
 import port.tokenizer
 import port.video
@@ -47,6 +53,7 @@ from parity.mutants.outcomes import Outcome
 from parity.mutants.registry import ALL, chosen
 from parity.runs.case_run import Result
 from parity.runs.stage import judge_stage
+from parity.seams.generation import generation_specs
 from parity.seams.model import model_specs
 from parity.seams.processor import processor_specs
 from parity.seams.spec import SeamSpec
@@ -56,6 +63,8 @@ BY_ID = {mutant.id: mutant for mutant in ALL}
 MODULES = (
     port.cache, port.config, port.grid, port.layers, port.model, port.mrope, port.tap, port.text, port.vision,
     port.weights, port.picture, port.pixel_config, port.pixels, port.processor, port.prompt, port.tokenizer, port.video,
+    import_module("port.generate"), port.sampling, port.generation_config,
+    port.json_fields, port.resize, port.template,
 )  # fmt: skip
 # Real bugs of real ports, as collected for this project.
 KNOWN_BUGS = (
@@ -147,7 +156,7 @@ def test_every_known_bug_is_planted_or_has_a_reason() -> None:
     assert all(reason.strip() for reason in NOT_PLANTED.values())
 
 
-@pytest.mark.parametrize("spec", [*processor_specs(), *model_specs()], ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", [*processor_specs(), *model_specs(), *generation_specs()], ids=lambda spec: spec.name)
 def test_every_seam_has_a_mutant(spec: SeamSpec) -> None:
     name = spec.name.format(0)
     planted = [mutant.id for mutant in ALL if _stands_for(mutant, spec, name)]

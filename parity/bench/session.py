@@ -1,0 +1,176 @@
+"""A measuring session: limits, each work in pairs with a control, counts, growth curves and memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from parity.bench.counts import Counts, count
+from parity.bench.limits import Limits, measure_limits
+from parity.bench.memory import peak_memory
+from parity.bench.ratios import (
+    ClockName,
+    Pairs,
+    Ratio,
+    pairs_wanted,
+    ratio_of,
+    repeated,
+    runs_at_once,
+    time_pairs,
+    timed,
+)
+from parity.bench.works import (
+    Sides,
+    Sizes,
+    Work,
+    decode_work,
+    load_work,
+    prefill_work,
+    sizes_of,
+    vision_work,
+)
+
+_POINT_BUDGET = 0.15  # of a work's seconds, for each point of a curve
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One work: how many times faster the port is, the control of the same session, and counts (None: not counted)."""
+
+    work: Work
+    pairs: Pairs
+    ratio: Ratio
+    control: Ratio
+    counts: Counts | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One size on a growth curve. ``expected`` is the time that the machine's limits allow, in seconds."""
+
+    curve: str
+    at: int
+    port: float
+    reference: float
+    expected: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Additional bytes at the peak of loading and one forward."""
+
+    port: int
+    reference: int
+
+
+@dataclass(frozen=True)
+class BenchSession:
+    """Everything that a session found."""
+
+    limits: Limits
+    measured: tuple[Measured, ...]
+    curves: tuple[Point, ...]
+    memory: Memory
+
+
+def run_session(
+    sides: Sides, *, budget: float, curves: bool, clock: ClockName, progress: Callable[[str], None]
+) -> BenchSession:
+    """Measure everything. ``budget``: about so many seconds for the pairs of each work, and as many for its control."""
+    sizes = sizes_of(sides.model)
+    progress("limits of the machine")
+    limits = measure_limits(sides.model.dtype)
+    measured = []
+    for work in works(sides, sizes):
+        progress(work.title)
+        measured.append(measure(sides, work, budget=budget, clock=clock))
+    points: list[Point] = []
+    if curves:
+        for curve, at, work in curve_works(sides, sizes):
+            progress(f"{curve} at {at}")
+            points.append(_point(sides, curve, at, work, limits, budget=budget * _POINT_BUDGET, clock=clock))
+    progress("memory")
+    load = load_work(sides)
+    memory = Memory(int(peak_memory(load.port())), int(peak_memory(load.reference())))
+    return BenchSession(limits, tuple(measured), tuple(points), memory)
+
+
+def pieces(sizes: Sizes, *, curves: bool) -> int:
+    """How many times a session reports progress."""
+    points = (sizes.sides, sizes.prompts, sizes.contexts, sizes.batches)
+    return 7 + (sum(map(len, points)) if curves else 0)
+
+
+def works(sides: Sides, sizes: Sizes) -> Sequence[Work]:
+    """What every session measures."""
+    return (
+        vision_work(sides, pictures=sizes.pictures, side=sizes.side),
+        prefill_work(sides, tokens=sizes.prompt),
+        decode_work(sides, batch=1, context=sizes.context, steps=sizes.steps),
+        decode_work(sides, batch=sizes.batch, context=sizes.context, steps=sizes.steps),
+        load_work(sides),
+    )
+
+
+def curve_works(sides: Sides, sizes: Sizes) -> Sequence[tuple[str, int, Work]]:
+    """Curve, size and work of each point: vision over pixels, prefill over length, decode over context and batch."""
+    pixels = sides.model.config.vision.patch_size
+    return (
+        *(("vision", (side * pixels) ** 2, vision_work(sides, pictures=1, side=side)) for side in sizes.sides),
+        *(("prefill", tokens, prefill_work(sides, tokens=tokens)) for tokens in sizes.prompts),
+        *(
+            ("decode, context", context, decode_work(sides, batch=1, context=context, steps=sizes.steps))
+            for context in sizes.contexts
+        ),
+        *(
+            ("decode, batch", batch, decode_work(sides, batch=batch, context=sizes.context, steps=sizes.steps))
+            for batch in sizes.batches
+        ),
+    )
+
+
+def measure(sides: Sides, work: Work, *, budget: float, clock: ClockName) -> Measured:
+    """Warm both sides up, then time pairs and the control."""
+    port, reference = work.port(), work.reference()
+    for run in (port, reference):
+        run()
+    warm = [timed(run) for run in (port, reference)]
+    times = 1 if work.name == "load" else runs_at_once(warm[0])
+    port, reference = (repeated(run, times) for run in (port, reference))
+    wanted = pairs_wanted(times * sum(warm), budget)
+    pairs = time_pairs(port, reference, wanted, clock)
+    control = time_pairs(port, port, wanted, clock)
+    counts = None if work.name == "load" else count(sides.model, work.port)
+    return Measured(work, pairs.divided(times), ratio_of(pairs), ratio_of(control), counts)
+
+
+def expected_seconds(counts: Counts, limits: Limits) -> float:
+    """The time that the machine's limits allow: the slower of computing and reading."""
+    return max(counts.flops / (limits.product_gflops * 1e9), counts.bytes_read / (limits.read_gbytes * 1e9))
+
+
+def _point(sides: Sides, curve: str, at: int, work: Work, limits: Limits, *, budget: float, clock: ClockName) -> Point:
+    port, reference = work.port(), work.reference()
+    warm = sum(timed(run) for run in (port, reference))
+    pairs = time_pairs(port, reference, min(pairs_wanted(warm, budget), 20), clock)
+    expected = expected_seconds(count(sides.model, work.port), limits)
+    return Point(curve, at, statistics.median(pairs.first), statistics.median(pairs.second), expected)
+
+
+def slowed(work: Work, by: float) -> Work:
+    """The same work with the port slower by a share ``by`` of its own time, for tests of the check."""
+
+    def port() -> Callable[[], object]:
+        run = work.port()
+
+        def slow() -> None:
+            seconds = timed(run, "processor")
+            end = time.process_time() + by * seconds
+            while time.process_time() < end:
+                pass
+
+        return slow
+
+    return replace(work, port=port)

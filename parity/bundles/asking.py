@@ -1,0 +1,47 @@
+"""Asks an engine the question of a bundle's case, and writes its tokens as ``blackbox`` reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from parity.bundles.bundle import BundleCase
+from parity.core.errors import ParityError
+from parity.engines.questions import Answer, AnsweringEngine, Question
+
+
+def questions_of(case: BundleCase) -> list[Question]:
+    """Return one question for each row: pictures, videos, then the text. Raises ParityError for another order."""
+    found = []
+    for row in case.record["rows"]:
+        kinds = [part["type"] for part in row]
+        if kinds.count("text") != 1 or kinds[-1] != "text":
+            raise ParityError(
+                f"{case.name} has the parts {', '.join(kinds)}; engines are asked with pictures first, then one text"
+            )
+        files = {kind: [case.folder / part["file"] for part in row if part["type"] == kind] for kind in _MEDIA}
+        found.append(Question(row[-1]["text"], files["image"], files["video"]))
+    return found
+
+
+_MEDIA = ("image", "video")
+
+
+def ask(engine: AnsweringEngine, case: BundleCase, checkpoint: Path) -> list[Answer]:
+    """Ask the engine for as many tokens as the case has steps. Raises ParityError if it cannot be asked."""
+    why = engine.unavailable()
+    if why is not None:
+        raise ParityError(why)
+    steps = case.record["decode_steps"] + 1
+    return engine.answer(checkpoint, questions_of(case), max_new_tokens=steps, ignore_end=True)
+
+
+def as_lines(answers: Sequence[Answer]) -> str:
+    """Return answers as JSONL."""
+    lines = [
+        {"row": row, "step": step, "token": token.token_id, "logprobs": {str(k): v for k, v in token.top.items()}}
+        for row, answer in enumerate(answers)
+        for step, token in enumerate(answer.tokens)
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)

@@ -1,0 +1,40 @@
+"""The options of ``parity bench``, checked without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from parity.cli.checks import check_model
+from parity.core.errors import ParityError
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    model: str | None
+    shape: str | None
+    dtype: str
+    kernels: str
+    clock: Literal["wall", "processor"] | None
+    seconds: float
+    curves: bool
+    check: bool
+    accepted: Path | None
+    accept: Path | None
+    out: Path | None
+    threads: int | None
+    as_json: bool
+
+
+def check_bench(given: BenchOptions) -> None:
+    """Raise ParityError for options that contradict each other, and for a file that is not there."""
+    if given.model is not None and given.shape is not None:
+        raise ParityError(f"MODEL {given.model} and --shape {given.shape} name two checkpoints; leave one of them out")
+    if given.accepted is not None and not given.check:
+        raise ParityError("--accepted is only used with --check; add it, or leave --accepted out")
+    if given.check and given.accept is not None:
+        raise ParityError("--check and --accept cannot be used together: figures are accepted before they are checked")
+    if given.accepted is not None and not given.accepted.is_file():
+        raise ParityError(f"{given.accepted} is no file; make it with bench --accept {given.accepted}")
+    check_model(given.model)

@@ -1,0 +1,61 @@
+"""``parity engine``: asks an engine that runs here the question of a bundle's case, and judges its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from parity.bundles.asking import as_lines, ask
+from parity.bundles.blackbox import the_case
+from parity.bundles.bundle import Bundle
+from parity.cli.commands.judge import JudgeOptions, judge_subject
+from parity.core.errors import ParityError
+from parity.engines.questions import AnsweringEngine
+from parity.engines.registry import engine as registered
+from parity.engines.server import Server
+
+SERVER = "server"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """The options of ``parity engine``."""
+
+    name: str
+    bundle: Path
+    cases: tuple[str, ...]
+    url: str | None
+    model: str
+    timeout: float
+    checkpoint: Path | None
+    tokens: Path
+    sha256: str | None
+    out: Path | None
+    as_json: bool
+
+
+def ask_engine(options: EngineOptions) -> int:
+    """Run the command. Returns the exit code of the verdict."""
+    engine = _engine(options)
+    bundle = Bundle(options.bundle, sha256=options.sha256)
+    case = the_case(bundle, options.cases)
+    if options.tokens.exists():
+        raise ParityError(f"{options.tokens} exists already; name a new file")
+    own = case.record["checkpoint"]["folder"]
+    checkpoint = options.checkpoint or (case.folder / own if own is not None else None)
+    if checkpoint is None:
+        raise ParityError(f"{case.name} needs its checkpoint, which is not in the bundle; give --checkpoint")
+    options.tokens.write_text(as_lines(ask(engine, case, checkpoint)), encoding="utf-8")
+    judged = JudgeOptions(
+        options.bundle, None, options.tokens, (case.name,), (), "float32", options.sha256, "full", None,
+        options.out, options.as_json, False,
+    )  # fmt: skip
+    return judge_subject(judged)
+
+
+def _engine(options: EngineOptions) -> AnsweringEngine:
+    if options.name != SERVER:
+        return registered(options.name)
+    if options.url is None:
+        raise ParityError("a server needs its address: --url http://127.0.0.1:8080")
+    return Server(options.url, model=options.model, timeout=options.timeout)

@@ -1,0 +1,259 @@
+"""Diagnoses the traces of an engine: judges them by a bundle, and searches the known mistakes for the cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from parity.bundles.blackbox import JudgedTokens
+from parity.bundles.bundle import Bundle
+from parity.bundles.judging import Judged, Selection, judge_folder
+from parity.core.digest import checkpoint_digest
+from parity.core.errors import ParityError
+from parity.core.trace import Description, SeamKey
+from parity.core.verdict import Judgement, Verdict
+from parity.diagnosis.evidence import APART, Evidence, TraceEvidence, failing_rows
+from parity.diagnosis.logprobs import LogprobEvidence
+from parity.diagnosis.planted import Cost, PlantedRuns
+from parity.diagnosis.search import Found, Search, Trial, attempt, explained_rows
+from parity.diagnosis.symptoms import Symptoms, symptoms, symptoms_of_tokens
+from parity.mutants.base import Mutant
+from parity.mutants.registry import ALL
+
+Progress = Callable[[str], None]
+_SHOWN = 5  # causes that a sentence names
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Mistakes that explain all or a part of a trace.
+
+    ``before`` and ``after`` are the ratios at the first divergence, of the reference and of the port with the mistakes;
+    ``worst`` is the largest ratio of any value after. ``stopped`` is the first value that is not explained.
+    """
+
+    mutants: tuple[Mutant, ...]
+    before: float
+    after: float
+    figure_before: float | None
+    figure_after: float | None
+    worst: float
+    rows_failed: int
+    rows_explained: int
+    stopped: SeamKey | None = None
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(mutant.id for mutant in self.mutants)
+
+    @property
+    def share(self) -> float:
+        return self.rows_explained / self.rows_failed if self.rows_failed else 0.0
+
+
+@dataclass(frozen=True)
+class Diagnosed:
+    """The diagnosis of one trace. Empty, with a ``judged`` verdict, for a trace that did not diverge."""
+
+    judged: Judged
+    found: Found | None = None
+    symptoms: Symptoms | None = None
+    explanations: Sequence[Explanation] = ()
+    nearest: Explanation | None = None
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def diverged(self) -> bool:
+        return self.found is not None
+
+
+def diagnose(
+    bundle: Bundle,
+    subject: Path,
+    selection: Selection,
+    *,
+    checkpoints: Sequence[Path] = (),
+    library: Sequence[Mutant] = ALL,
+    progress: Progress = lambda _what: None,
+) -> list[Diagnosed]:
+    """Judge a subject's traces, and diagnose those that diverged.
+
+    ``checkpoints`` are folders of checkpoints that the bundle does not hold. Raises ParityError if one is missing.
+    """
+    results = judge_folder(bundle, subject, selection)
+    found = [_diagnosed(bundle, result, checkpoints, library, progress) for result in results]
+    return _agreeing(bundle, found, checkpoints)
+
+
+def _diagnosed(
+    bundle: Bundle, result: Judged, checkpoints: Sequence[Path], library: Sequence[Mutant], progress: Progress
+) -> Diagnosed:
+    evidence = evidence_of(result)
+    if evidence is None or result.judgement.verdict is not Verdict.DIVERGED:
+        return Diagnosed(result)
+    runs = runs_of(bundle, result, checkpoints)
+    progress(f"{result.case}, {result.stage}: trying known mistakes")
+    search = Search(evidence, result.stage, runs)
+    if search.first is None:  # only values that no run has, such as one that was given too often
+        return Diagnosed(result)
+    found = search(library)
+    return explained(result, evidence, search, found, runs.cost)
+
+
+def diagnose_tokens(
+    bundle: Bundle,
+    judged: JudgedTokens,
+    *,
+    checkpoints: Sequence[Path] = (),
+    library: Sequence[Mutant] = ALL,
+) -> Diagnosed:
+    """Diagnose an engine that gave only log-probabilities, from the places at which they are of the same context."""
+    reference, floors = judged.compared
+    side = Description("engine", "tokens", judged.dtype, judged.case)
+    verdict = Judgement(judged.verdict, judged.reason, None, 0, 0, 0)
+    result = Judged(judged.case, "model", verdict, side, reference.description)
+    if judged.verdict is not Verdict.DIVERGED:
+        return Diagnosed(result)
+    if not judged.given:
+        raise ParityError("a diagnosis needs log-probabilities; the file has tokens alone")
+    evidence = LogprobEvidence(judged.given, reference, floors)
+    runs = runs_of(bundle, result, checkpoints)
+    search = Search(evidence, "model", runs)
+    if search.first is None:
+        return Diagnosed(result)
+    found = search(library, second=False)
+    nearest = None if found.nearest is None else _explanation(evidence, search.whole(found.nearest.mutants), found)
+    return Diagnosed(
+        result,
+        found,
+        symptoms_of_tokens(evidence.before, reference),
+        [_explanation(evidence, trial, found) for trial in found.explanations],
+        nearest,
+        runs.cost,
+    )
+
+
+def explained(result: Judged, evidence: TraceEvidence, search: Search, found: Found, cost: Cost) -> Diagnosed:
+    """Add figures to what a search found."""
+    assert found.first is not None
+    nearest = None if found.nearest is None else _explanation(evidence, search.whole(found.nearest.mutants), found)
+    return Diagnosed(
+        result,
+        found,
+        symptoms(result.findings, found.first),
+        [_explanation(evidence, trial, found) for trial in found.explanations],
+        nearest,
+        cost,
+    )
+
+
+def evidence_of(result: Judged) -> TraceEvidence | None:
+    """Return what a judged trace gave, or None if it was not compared."""
+    if result.compared is None:
+        return None
+    subject, reference, floors = result.compared
+    known = {finding.entry.key: finding for finding in result.findings if finding.compared}
+    return TraceEvidence(subject, reference, floors, known)
+
+
+def runs_of(bundle: Bundle, result: Judged, checkpoints: Sequence[Path]) -> PlantedRuns:
+    """Return the runs of the port on the case of a result. Raises ParityError without its checkpoint."""
+    case = bundle.cases[result.case]
+    assert result.subject is not None
+    dtype = result.subject.dtype if result.stage == "model" else "float32"
+    own = case.record["checkpoint"]["folder"]
+    if own is not None:
+        return PlantedRuns(case, case.folder / own, dtype=dtype)
+    folder = next((place for place in checkpoints if checkpoint_digest(place) == case.checkpoint), None)
+    if folder is None:
+        raise ParityError(
+            f"{case.name} needs the checkpoint {case.record['checkpoint']['name']} (sha256 {case.checkpoint}), which "
+            "is not in the bundle; give its folder with --checkpoint, or make the bundle with --with-checkpoint"
+        )
+    return PlantedRuns(case, folder, dtype=dtype)
+
+
+def _explanation(evidence: Evidence, trial: Trial, found: Found) -> Explanation:
+    assert found.first is not None
+    before, after = evidence.before[found.first], trial.residues.get(found.first, APART)
+    return Explanation(
+        trial.mutants,
+        before.ratio,
+        after.ratio,
+        before.figure,
+        after.figure,
+        trial.worst,
+        failing_rows(evidence.before),
+        explained_rows(evidence, trial),
+        trial.stopped,
+    )
+
+
+def _agreeing(bundle: Bundle, found: Sequence[Diagnosed], checkpoints: Sequence[Path]) -> list[Diagnosed]:
+    """Drop explanations that the other traces of the same stage contradict."""
+    kept = list(found)
+    for stage in ("processor", "model"):
+        group = [at for at, item in enumerate(found) if item.judged.stage == stage]
+        named = [{one.ids for one in found[at].explanations} for at in group if found[at].explanations]
+        common = set.intersection(*named) if named else set()
+        if len(named) > 1 and common:
+            kept = [_only(item, common) if item.judged.stage == stage else item for item in kept]
+        sound = [at for at in group if found[at].judged.judgement.verdict in (Verdict.PARITY, Verdict.INCOMPLETE)]
+        ids = {one.ids: one.mutants for at in group for one in kept[at].explanations}
+        if len(ids) > 1 and sound:
+            fitting = {
+                key for key, mutants in ids.items() if _fits(bundle, mutants, [found[at] for at in sound], checkpoints)
+            }
+            if fitting:
+                kept = [_only(item, fitting) if item.judged.stage == stage else item for item in kept]
+    return kept
+
+
+def _fits(bundle: Bundle, mutants: tuple[Mutant, ...], sound: Sequence[Diagnosed], checkpoints: Sequence[Path]) -> bool:
+    """Whether mistakes leave the traces as they are that did not diverge."""
+    for item in sound:
+        evidence = evidence_of(item.judged)
+        if evidence is not None and evidence.before:
+            runs = runs_of(bundle, item.judged, checkpoints)
+            first = next(iter(evidence.before))
+            if not attempt(evidence, item.judged.stage, runs, mutants, first).explains:
+                return False
+    return True
+
+
+def _only(item: Diagnosed, ids: set[tuple[str, ...]]) -> Diagnosed:
+    left = [one for one in item.explanations if one.ids in ids]
+    return replace(item, explanations=left) if left else item
+
+
+def headline(found: Sequence[Diagnosed], hypotheses: int) -> str:
+    """Return the diagnosis in one sentence."""
+    diverged = [item for item in found if item.diverged]
+    if not diverged:
+        return "nothing diverged, so there is no mistake to name"
+    parts: dict[str, None] = {}
+    for item in diverged:
+        if item.explanations:
+            names = [" together with ".join(one.ids) for one in item.explanations]
+            class_ = " (the evidence does not tell them apart)" if len(names) > 1 else ""
+            more = f" or {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            parts[f"explained by {' or '.join(names[:_SHOWN])}{more}{class_}"] = None
+        else:
+            parts[_unexplained(item, hypotheses)] = None
+    return "; ".join(parts)
+
+
+def _unexplained(item: Diagnosed, hypotheses: int) -> str:
+    text = f"{item.judged.case}: none of {hypotheses} known mistakes explains it"
+    if item.nearest is not None:
+        text += (
+            f"; the nearest is {' with '.join(item.nearest.ids)}, which leaves {100 * (1 - item.nearest.share):.0f} % "
+            "of the failing rows"
+        )
+    return f"{text}; {item.symptoms.sentence()}" if item.symptoms is not None else text
+
+
+def by_id(found: Sequence[Diagnosed]) -> Mapping[tuple[str, ...], Explanation]:
+    """Return every explanation once."""
+    return {one.ids: one for item in found for one in item.explanations}

@@ -1,0 +1,302 @@
+"""Finds the known mistakes that explain what a subject gave.
+
+Each known mistake is a hypothesis. The port runs with the mistake planted, and its values are compared with the
+subject's while they are made. A hypothesis explains the evidence only if every value that the subject gave is within
+the gate of the hypothesis' value: at the first divergence, before it and after it. It is dropped at the first value
+that is not. If a mistake explains the first divergence but not what comes later, it is planted together with a second
+one. What explains a part only is never called the cause.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+import numpy as np
+
+from parity.core.trace import SeamKey
+from parity.diagnosis.evidence import APART, Evidence, Residue, failing_rows, first_failing
+from parity.diagnosis.planted import Enough, OnValue
+from parity.mutants.base import Mutant, seam_pattern
+from parity.seams.spec import Expected
+
+_SECOND = 3  # mistakes that are tried together with a second one
+_PAIRS = 36  # pairs of mistakes that are tried in all
+_MEASURED = 3  # mistakes whose own rounding is measured
+_CLOSE = 0.25  # a mistake is close if it leaves at most a quarter of what is wrong
+_SLIGHTLY = 2.0  # or a ratio that is not far above 1
+_LEFT = 0.5  # of what is wrong may be left by an explanation
+_CLASS = 4.0  # an explanation that leaves this many times as much as the best one is dropped
+_NOISE = 0.05  # a ratio below which two explanations are equally good
+_NEAR = 0.5  # a mistake is near if it takes away at least half of the first divergence
+# The seams of the model that a mistake in the processor changes first.
+_FED = ("input_ids", "attention_mask", "image_pixels", "image_grid_thw", "video_pixels", "video_grid_thw")
+
+
+class Runs(Protocol):
+    """Runs the port with mistakes planted, see ``planted.PlantedRuns``."""
+
+    def expected(self, stage: str) -> list[Expected]: ...
+
+    def run(self, mutants: Sequence[Mutant], stage: str, on_value: OnValue) -> str | None: ...
+
+    def spread(self, mutants: Sequence[Mutant], stage: str) -> Mapping[SeamKey, float]: ...
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One hypothesis, tried. ``stopped`` is the first value that it does not explain, None if it explains all.
+
+    ``at_first`` is the residue at the first divergence; None if the run did not come so far. ``residues`` are those of
+    every value up to where it stopped.
+    """
+
+    mutants: tuple[Mutant, ...]
+    residues: Mapping[SeamKey, Residue]
+    at_first: Residue | None
+    stopped: SeamKey | None
+    error: str | None = None
+
+    @property
+    def explains(self) -> bool:
+        return self.stopped is None
+
+    @property
+    def worst(self) -> float:
+        """The largest ratio of any value."""
+        return max((residue.ratio for residue in self.residues.values()), default=math.inf)
+
+    @property
+    def typical(self) -> float:
+        """The mean ratio of all values. Of two that explain the evidence, the nearer one has the smaller mean."""
+        ratios = [residue.ratio for residue in self.residues.values()]
+        return float(np.mean(ratios)) if ratios else math.inf
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search.
+
+    ``explanations`` explain all evidence and cannot be told apart by it; the nearest is first. ``nearest`` is the
+    hypothesis that explains most of the first divergence, if none explains all.
+    """
+
+    stage: str
+    first: SeamKey | None
+    hypotheses: int
+    tried: tuple[str, ...] = ()
+    explanations: tuple[Trial, ...] = ()
+    nearest: Trial | None = None
+    trials: tuple[Trial, ...] = field(default=(), repr=False)
+
+
+class Search:
+    """Searches libraries of mistakes for those that explain the evidence of one stage. What was tried is kept."""
+
+    def __init__(self, evidence: Evidence, stage: str, runs: Runs) -> None:
+        self.evidence, self.stage, self.runs = evidence, stage, runs
+        self.first = first_failing(evidence)
+        self._tried: dict[tuple[str, ...], Trial] = {}
+        self._spreads: dict[tuple[str, ...], Mapping[SeamKey, float]] = {}
+
+    def __call__(self, library: Sequence[Mutant], *, second: bool = True) -> Found:
+        """Search a library. With ``second``, also for a second mistake where one alone does not explain all."""
+        if self.first is None:
+            return Found(self.stage, None, len(library))
+        passed = frozenset(key for key, residue in self.evidence.before.items() if residue.passed)
+        trials = self._each([(mutant,) for mutant in self._plausible(self.first, passed, library)], self.first)
+        explanations = [trial for trial in trials if trial.explains]
+        if not explanations and second:
+            seconds = self._with_a_second(library, trials)
+            trials += seconds
+            explanations = [trial for trial in seconds if trial.explains]
+        return Found(
+            self.stage,
+            self.first,
+            len(library),
+            tuple(dict.fromkeys(mutant.id for trial in trials for mutant in trial.mutants)),
+            _best(explanations),
+            None if explanations else _nearest(self.evidence, trials, self.first),
+            tuple(trials),
+        )
+
+    def whole(self, mutants: tuple[Mutant, ...]) -> Trial:
+        """Try mistakes to the end of the run, whatever the values show."""
+        assert self.first is not None
+        spread = self._spreads.get(_ids(mutants), {})
+        return attempt(self.evidence, self.stage, self.runs, mutants, self.first, spread=spread, whole=True)
+
+    def _plausible(self, first: SeamKey, passed: frozenset[SeamKey], library: Sequence[Mutant]) -> list[Mutant]:
+        return plausible(self.evidence, self.stage, first, passed, library, self.runs.expected(self.stage))
+
+    def _each(self, hypotheses: Sequence[tuple[Mutant, ...]], first: SeamKey) -> list[Trial]:
+        for mutants in hypotheses:
+            if _ids(mutants) not in self._tried:
+                self._tried[_ids(mutants)] = attempt(self.evidence, self.stage, self.runs, mutants, first)
+        trials = [self._tried[_ids(mutants)] for mutants in hypotheses]
+        if any(trial.explains for trial in trials):
+            return trials
+        close = [trial for trial in trials if _ids(trial.mutants) not in self._spreads and self._is_close(trial, first)]
+        close.sort(key=lambda trial: -self.evidence.order[_stop(trial)])
+        for trial in close[:_MEASURED]:
+            ids = _ids(trial.mutants)
+            spread = self._spreads[ids] = self.runs.spread(trial.mutants, self.stage)
+            self._tried[ids] = attempt(self.evidence, self.stage, self.runs, trial.mutants, first, spread=spread)
+        return [self._tried[_ids(mutants)] for mutants in hypotheses]
+
+    def _is_close(self, trial: Trial, first: SeamKey) -> bool:
+        """Whether rounding with the mistakes planted might be what a trial leaves unexplained.
+
+        They must explain three quarters of the first divergence, and of the value at which the trial stopped.
+        """
+        if trial.stopped is None or trial.at_first is None:
+            return False
+        before, after = self.evidence.before, trial.residues.get(trial.stopped, APART)
+        at_first = trial.at_first.passed or trial.at_first.ratio <= _CLOSE * before[first].ratio
+        return at_first and after.ratio <= max(_CLOSE * before[trial.stopped].ratio, _SLIGHTLY)
+
+    def _with_a_second(self, library: Sequence[Mutant], trials: Sequence[Trial]) -> list[Trial]:
+        """Plant mistakes that explain the first divergence, and look for a second one where they stop explaining."""
+        partial = [trial for trial in trials if trial.stopped is not None and _explains_first(trial)]
+        partial.sort(key=lambda trial: -self.evidence.order[_stop(trial)])
+        found: list[Trial] = []
+        for trial in partial[:_SECOND]:
+            at = _stop(trial)
+            passed = frozenset(key for key, residue in trial.residues.items() if residue.passed)
+            pairs = [
+                (*trial.mutants, second)
+                for second in self._plausible(at, passed, library)
+                if second not in trial.mutants
+            ]
+            found += self._each(pairs[: _PAIRS - len(found)], at)
+        return found
+
+
+def _best(explanations: Sequence[Trial]) -> tuple[Trial, ...]:
+    """Return the explanations that leave about as little as the best one, the nearest first."""
+    nearest = sorted(explanations, key=lambda trial: trial.typical)
+    least = min((trial.worst for trial in nearest), default=0.0)
+    return tuple(trial for trial in nearest if trial.worst <= max(_CLASS * least, _NOISE))
+
+
+def _ids(mutants: Sequence[Mutant]) -> tuple[str, ...]:
+    return tuple(mutant.id for mutant in mutants)
+
+
+def _explains_first(trial: Trial) -> bool:
+    return trial.at_first is not None and trial.at_first.passed
+
+
+def plausible(
+    evidence: Evidence,
+    stage: str,
+    first: SeamKey,
+    passed: frozenset[SeamKey],
+    library: Sequence[Mutant],
+    expected: Sequence[Expected],
+) -> list[Mutant]:
+    """Return the mistakes that can make ``first`` the first divergence.
+
+    A mistake is made at a seam that comes no later, and at which the subject is not known to be right.
+    """
+    steps = {item.key: item.step for item in expected}
+    last = evidence.order[first]
+    open_keys = [key for key, at in evidence.order.items() if at <= last and key not in passed]
+    fed = any(key.name in _FED for key in open_keys)
+
+    def possible(mutant: Mutant) -> bool:
+        if mutant.stage == "processor" and stage == "model":
+            return fed
+        if mutant.stage != stage or mutant.is_at("loading", "loading"):
+            return False
+        pattern = seam_pattern(mutant.seam)
+        return any(pattern.fullmatch(key.name) and fnmatchcase(steps[key], mutant.step) for key in open_keys)
+
+    return [mutant for mutant in library if possible(mutant)]
+
+
+def attempt(
+    evidence: Evidence,
+    stage: str,
+    runs: Runs,
+    mutants: tuple[Mutant, ...],
+    first: SeamKey,
+    *,
+    spread: Mapping[SeamKey, float] | None = None,
+    whole: bool = False,
+) -> Trial:
+    """Run the port with mistakes planted until a value shows that they do not explain the evidence.
+
+    ``spread`` is how far runs with these mistakes are from each other by rounding. With ``whole``, the run goes on to
+    its end.
+    """
+    wide = spread or {}
+    residues: dict[SeamKey, Residue] = {}
+    failed: list[SeamKey] = []
+    waiting = set(evidence.before)
+
+    def on_value(key: SeamKey, array: np.ndarray) -> None:
+        if key not in waiting:
+            return
+        waiting.discard(key)
+        residues[key] = _improved(evidence.before[key], evidence.residue(key, array, wide.get(key, 0.0)))
+        if not residues[key].passed:
+            failed.append(key)
+        if not whole and (failed or not waiting):
+            raise Enough
+
+    error = runs.run(mutants, stage, on_value)
+    if (whole or not failed) and waiting:  # the run ended early, or failed
+        failed += sorted(waiting, key=lambda key: evidence.order[key])
+        residues |= dict.fromkeys(waiting, APART)
+    stopped = min(failed, key=lambda key: evidence.order[key], default=None)
+    return Trial(mutants, residues, residues.get(first), stopped, error)
+
+
+def _improved(before: Residue, after: Residue) -> Residue:
+    """A failing value is only explained if the mistakes take away at least half of what is wrong.
+
+    A subject that is just over its gate would otherwise be within two gates of a port without any mistake.
+    """
+    if before.passed or not after.passed or before.figure is None or after.figure is None:
+        return after
+    return after if after.figure <= _LEFT * before.figure else replace(after, passed=False)
+
+
+def explained_rows(evidence: Evidence, trial: Trial) -> int:
+    """Return how many of the failing rows a whole trial explains."""
+    left = 0
+    for key, residue in evidence.before.items():
+        if not residue.passed:
+            after = trial.residues.get(key, APART)
+            rows = max(1, residue.rows_failed)
+            left += 0 if after.passed else min(rows, max(1, after.rows_failed)) if after.rows else rows
+    return failing_rows(evidence.before) - left
+
+
+def _stop(trial: Trial) -> SeamKey:
+    assert trial.stopped is not None
+    return trial.stopped
+
+
+def _nearest(evidence: Evidence, trials: Sequence[Trial], first: SeamKey) -> Trial | None:
+    """The trial that explains the most: the first divergence and as much as possible after it, or most of it."""
+    single = [trial for trial in trials if len(trial.mutants) == 1 and trial.at_first is not None]
+    before = evidence.before[first].ratio
+    near = [
+        trial
+        for trial in single
+        if trial.at_first is not None and (trial.at_first.passed or trial.at_first.ratio < _NEAR * before)
+    ]
+    if not near:
+        return None
+
+    def key(trial: Trial) -> tuple[bool, int, float]:
+        assert trial.at_first is not None
+        reached = evidence.order[trial.stopped] if trial.stopped is not None else len(evidence.order)
+        return trial.at_first.passed, reached if trial.at_first.passed else 0, -trial.at_first.ratio
+
+    return max(near, key=key)

@@ -1,0 +1,47 @@
+"""Names of seams that a subject gave and that no model has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from parity.core.errors import TraceError
+from parity.core.trace import SeamKey, Trace
+
+_SHOWN = 3
+
+
+def check_names(subject: Trace, reference: Trace) -> None:
+    """Raise TraceError for names that the reference does not have, with the nearest name that it has."""
+    unknown = unknown_names(subject.entries(), reference.entries())
+    if unknown:
+        raise TraceError(f"{_where(subject)} has {described(unknown, reference.entries())}; `parity seams` lists them")
+
+
+def unknown_names(given: Iterable[SeamKey], known: Iterable[SeamKey]) -> list[str]:
+    """Return the names that are given and not known, each once."""
+    names = {key.name for key in known}
+    return list(dict.fromkeys(key.name for key in given if key.name not in names))
+
+
+def described(unknown: list[str], known: Iterable[SeamKey]) -> str:
+    """Return a few unknown names with suggestions, in words."""
+    names = sorted({key.name for key in known})
+    # Names that differ in a number only have the same cause.
+    kinds: dict[str, list[str]] = {}
+    for name in unknown:
+        kinds.setdefault(re.sub(r"\d+", "{}", name), []).append(name)
+    shown = []
+    for members in list(kinds.values())[:_SHOWN]:
+        near = get_close_matches(members[0], names, n=1, cutoff=0.5)
+        more = f" and {len(members) - 1} more like it" if len(members) > 1 else ""
+        shown.append(f"{members[0]!r}{more}" + (f" (do you mean {near[0]!r}?)" if near else ""))
+    rest = f" and {len(kinds) - _SHOWN} other kinds" if len(kinds) > _SHOWN else ""
+    plural = "names that no seam has" if len(unknown) > 1 else "a name that no seam has"
+    return f"{plural}: {', '.join(shown)}{rest}"
+
+
+def _where(trace: Trace) -> str:
+    place = getattr(trace, "path", None) or getattr(trace, "folder", None)
+    return f"{place}" if place is not None else f"the trace of {trace.description.producer}"

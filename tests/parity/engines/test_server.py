@@ -1,0 +1,121 @@
+"""The client of OpenAI servers: what it sends, what it takes, and what it does with a server that fails."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from parity.core.errors import ParityError
+from parity.engines import server as module
+from parity.engines.questions import Question
+from parity.engines.server import Server
+
+Reply = Callable[[dict[str, Any]], tuple[int, Any]]
+
+
+class _Stub(BaseHTTPRequestHandler):
+    replies: ClassVar[list[Reply]] = []
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.asked.append(body)
+        status, answer = self.replies[min(len(self.asked), len(self.replies)) - 1](body)
+        text = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr(module, "_WAIT", 0.01)
+    _Stub.replies, _Stub.asked = [lambda body: (200, _answer(body))], []
+    served = HTTPServer(("127.0.0.1", 0), _Stub)
+    thread = threading.Thread(target=served.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{served.server_port}"
+    served.shutdown()
+    served.server_close()
+    thread.join()
+
+
+def _answer(body: dict[str, Any], **entry: Any) -> dict[str, Any]:
+    one = {"token": "a", "id": 7, "logprob": -0.1, **entry}
+    content = [{**one, "top_logprobs": [one, {"token": "token_id:9", "logprob": -2.5}]}] * body["max_tokens"]
+    return {
+        "choices": [{"message": {"content": "aa"}, "logprobs": {"content": content}}],
+        "usage": {"prompt_tokens": 5},
+    }
+
+
+def _ask(url: str, question: Question, **options: Any) -> Any:
+    (answer,) = Server(url, **options).answer(Path(), [question], max_new_tokens=2, ignore_end=True)
+    return answer
+
+
+def test_tokens_and_log_probabilities_come_back(url: str, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"pixels")
+    answer = _ask(url, Question("What?", [picture]))
+    assert [token.token_id for token in answer.tokens] == [7, 7]
+    assert answer.tokens[0].top == {7: -0.1, 9: -2.5}
+    assert answer.prompt_tokens == 5
+    (sent,) = _Stub.asked
+    assert sent["temperature"] == 0
+    assert [part["type"] for part in sent["messages"][0]["content"]] == ["image_url", "text"]
+    assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+def test_a_busy_server_is_asked_again(url: str) -> None:
+    _Stub.replies = [lambda _: (503, {}), lambda _: (503, {}), lambda body: (200, _answer(body))]
+    assert len(_ask(url, Question("Hi")).tokens) == 2
+    assert len(_Stub.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "words", "times"),
+    [
+        (lambda _: (400, {"error": "no"}), "HTTP 400", 1),
+        (lambda _: (503, {}), "HTTP 503", 4),
+        (lambda _: (200, {"choices": []}), "without tokens and log-probabilities", 1),
+        (lambda body: (200, _answer(body, id=None)), "has no id", 1),
+    ],
+)
+def test_a_server_that_fails_is_an_error(reply: Reply, words: str, times: int, url: str) -> None:
+    _Stub.replies = [reply]
+    with pytest.raises(ParityError, match=words):
+        _ask(url, Question("Hi"))
+    assert len(_Stub.asked) == times
+
+
+def test_a_server_that_does_not_answer_in_time(url: str) -> None:
+    release = threading.Event()
+
+    def wait(body: dict[str, Any]) -> tuple[int, Any]:
+        release.wait(2)
+        return 200, _answer(body)
+
+    _Stub.replies = [wait]
+    try:
+        with pytest.raises(ParityError, match=r"no answer in 0\.2 s"):
+            _ask(url, Question("Hi"), timeout=0.2)
+    finally:
+        release.set()
+
+
+def test_no_server_is_an_error() -> None:
+    with pytest.raises(ParityError, match="start the server"):
+        _ask("http://127.0.0.1:9", Question("Hi"), tries=1)
+    with pytest.raises(ParityError, match="is no URL"):
+        Server("file:///etc/passwd")
