@@ -75,8 +75,8 @@ def draw(parts: Mapping[str, Part]) -> Drawing | None:
     names = ["embedding", "scatter", "rope"]
     for layer in range(layers):
         names += [f"layer-{layer}"] + [f"add-{layer}"] * (layer < adds)
-    decoder = _column(parts, _DECODER, [*names, "norm", "logits", *_present(parts, "generation")])
-    left = ["pictures", "videos", "prompt", "inputs", *_present(parts, "weights", "other")]
+    decoder = _column(parts, _DECODER, [*names, "norm", "logits", *_present(parts, "calls", "generation")])
+    left = ["pictures", "videos", "prompt", "inputs", *_present(parts, "weights", "refusals", "other")]
     processor = _column(parts, _PROCESSOR, left)
     place = {box.id: box for box in (*processor, *tower, *decoder)}
     mergers = [_merger(parts, tap, taps, blocks, place) for tap in range(taps)]

@@ -44,6 +44,8 @@ _PARTS = (
     (r"text\.norm", "norm", "final norm"),
     (r"logits", "logits", "logits"),
     (r"generation\.", "generation", "generation"),
+    (r"(?:forward|prefill_last|decode)\.", "calls", "other calls"),
+    (r"refused\.", "refusals", "refusals"),
     (r"(?:input_ids|attention_mask|image_|video_|rope_delta)", "inputs", "inputs"),
 )
 _COMPILED = tuple((re.compile(pattern), name, title) for pattern, name, title in _PARTS)

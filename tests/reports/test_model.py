@@ -33,6 +33,8 @@ def whole_model(layers: int = 5, blocks: int = 6, taps: int = 3) -> dict[str, Pa
 
 
 def test_every_seam_of_the_project_has_a_part_of_its_own_place() -> None:
+    other = {"forward.logits": "calls", "prefill_last.chunked": "calls", "refused.batch": "refusals"}
+    assert {name: part_of(name, "output")[0] for name in other} == other
     for spec in (*model_specs(), *processor_specs()):
         name, title = part_of(spec.name.format(0), spec.group)
         assert name != "other", spec.name
