@@ -185,6 +185,18 @@ def tampering(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kill a sign-off at every step of its writing, and let its disk fail at every step."""
+    run(session, "pytest", "tests/parity/milestones/test_faults.py", *session.posargs, env={"FAULTS": "all"})
+
+
+@nox.session
+def pages(session: nox.Session) -> None:
+    """Open every kind of page in a headless Chromium. Fails if there is none."""
+    run(session, "pytest", "tests/browser", *session.posargs, env={"BROWSER_REQUIRED": "1"})
+
+
+@nox.session
 def train(session: nox.Session) -> None:
     """Train the small model from a seed into trained/. Fails if too many of its exam answers are wrong.
 

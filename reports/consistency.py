@@ -71,3 +71,19 @@ def equal(found: object, expected: object, *, path: str, why: str) -> Iterator[s
         same = abs(found - expected) <= 1e-6
     if not same:
         yield f"{path} is {found!r}, expected {expected!r}, {why}"
+
+
+def grids(pictures: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield every picture whose errors do not have the shape of its grid."""
+    for number, picture in enumerate(pictures):
+        yield from _grid(picture, path=f"$.pictures[{number}]")
+
+
+def _grid(picture: Mapping[str, Any], *, path: str) -> Iterator[str]:
+    high, wide = picture["grid"]
+    if len(picture["errors"]) != high:
+        yield f"{path}.errors has {len(picture['errors'])} rows, expected {high}, the first number of the grid"
+    for number, row in enumerate(picture["errors"]):
+        if len(row) != wide:
+            yield f"{path}.errors[{number}] has {len(row)} values, expected {wide}, the second number of the grid"
+            return

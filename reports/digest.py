@@ -12,6 +12,8 @@ from reports import formatting as fmt
 
 Finding = Mapping[str, Any]
 TOKEN_KINDS = ("text", "image", "video", "boundary")
+# Up to so many findings are shown at once; of more, so many lead.
+_UNFOLDED, _LEADING = 16, 12
 GROUPS = {
     "processor": "processor",
     "inputs": "inputs",
@@ -31,6 +33,14 @@ class Band:
     label: str
     start: int
     stop: int
+
+
+@dataclass(frozen=True)
+class Leading:
+    """The findings that are shown before a reader opens the whole table."""
+
+    title: str
+    findings: Sequence[Finding]
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,26 @@ def what_happened(finding: Finding) -> str:
 def worst_first(findings: Sequence[Finding]) -> list[Finding]:
     """Findings by falling ratio; those without a ratio come last, in their given order."""
     return sorted(findings, key=lambda finding: (finding["ratio"] is None, -(finding["ratio"] or 0.0)))
+
+
+def leading(document: Mapping[str, Any]) -> Leading | None:
+    """The findings that matter: the first that fail, in their order, then those nearest to the gate.
+
+    None if there are so few findings that nothing has to be folded away.
+    """
+    findings = document["findings"]
+    if len(findings) <= _UNFOLDED:
+        return None
+    bad = failing(findings)
+    sound = worst_first([finding for finding in findings if finding["status"] == "ok" and finding["ratio"]])
+    shown = [*bad[:_LEADING], *sound[: max(3, _LEADING - len(bad))]]
+    near = len(shown) - len(bad[:_LEADING])
+    title = f"The {fmt.plural(near, 'finding')} nearest to the gate, of {len(findings):,}."
+    if bad:
+        rest = f" (of {len(bad):,})" if len(bad) > _LEADING else ""
+        count = fmt.plural(len(bad[:_LEADING]), "failure")
+        title = f"The first {count}{rest}, then the {near} sound ones nearest to the gate."
+    return Leading(title, shown)
 
 
 def failing(findings: Sequence[Finding]) -> list[Finding]:

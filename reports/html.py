@@ -10,6 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from reports import digest, plots
+from reports.model.page import model_context
+from reports.model.parts import of_findings
 from reports.templating import TEMPLATES, environment
 
 
@@ -37,6 +39,8 @@ def findings_context(document: Mapping[str, Any]) -> dict[str, Any]:
         "groups": digest.groups_of(findings),
         "group_names": digest.GROUPS,
         "steps": list(dict.fromkeys(finding["step"] for finding in findings)),
+        "leading": digest.leading(document),
+        **model_context(of_findings(findings, document["verdict"]["first_divergence"])),
     }
 
 

@@ -38,7 +38,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column names the row; ``empty`` is shown when there are no rows."""
+    """A table whose first column names the row; ``empty`` is shown when there are no rows.
+
+    ``folded`` is what the page shows of it until a reader opens it; empty shows the table.
+    """
 
     id: str
     title: str
@@ -46,6 +49,7 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     lead: str = ""
     empty: str = "Nothing to show."
+    folded: str = ""
 
 
 @dataclass(frozen=True)
@@ -110,4 +114,5 @@ def simple_formats(
 
 
 def _context(document: Document, page: Page) -> Mapping[str, Any]:
+    """What the template of simple pages needs."""
     return {"doc": document, "page": page, "verdict": document.get("verdict")}

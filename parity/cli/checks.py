@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from parity.core.errors import ParityError
 from reference.hub import local_folder
@@ -27,3 +28,10 @@ def check_something(there: bool, *, what: str, options: str) -> None:
     """Raise ParityError if a command got nothing to work on. ``options`` are those that would give it something."""
     if not there:
         raise ParityError(f"there is nothing to {what}; give {options}")
+
+
+def check_shards(folders: Sequence[Path]) -> None:
+    """Raise ParityError for a folder that has neither a sign-off nor a report."""
+    for folder in folders:
+        if not any((folder / name).is_file() for name in ("signoff.json", "report.json")):
+            raise ParityError(f"{folder} has neither signoff.json nor report.json; name the folder of a shard")

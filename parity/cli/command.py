@@ -83,6 +83,14 @@ def here(*, threads: int, seed: int = 0) -> dict[str, Any]:
     return environment(command=["parity", *sys.argv[1:]], seed=seed, threads=threads)
 
 
+def say_annotations(document: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print what fails for GitHub Actions; with ``--json``, whose output is one document, on the error stream."""
+    from reports.annotations import annotation_lines
+
+    for line in annotation_lines(document):
+        click.echo(line, err=as_json)
+
+
 def finish(
     document: Mapping[str, Any], show: Callable[[Console], None], *, as_json: bool, out: Path | None = None
 ) -> int:

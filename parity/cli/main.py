@@ -16,15 +16,18 @@ from parity.cli.options import (
     DTYPE,
     FOLDER,
     SIZE,
+    annotations_option,
     every_option,
     json_option,
     model_argument,
     out_option,
     prompt_option,
     save_option,
+    shard_option,
     text,
     threads_option,
 )
+from parity.cli.record_commands import add_record_commands
 from parity.engines.registry import FOREIGN, NAMES
 from parity.kernels.registry import KERNELS
 from parity.milestones.phases import PHASES
@@ -117,6 +120,8 @@ def run(**options: Any) -> int:
 )
 @click.option("--dtype", type=DTYPE, default="float32", show_default=True)
 @out_option
+@shard_option
+@annotations_option
 @threads_option
 @json_option
 def suite(**options: Any) -> int:
@@ -147,6 +152,8 @@ def suite(**options: Any) -> int:
 @click.option("--reuse", type=FOLDER, help="The folder of an earlier sign-off; what is fresh in it is not run again.")
 @click.option("--junit", type=FOLDER, help="Also write JUnit XML to this file.")
 @click.option("--summary", type=FOLDER, help="Append the report in Markdown to this file, as for GITHUB_STEP_SUMMARY.")
+@annotations_option
+@shard_option
 @threads_option
 @json_option
 def signoff(**options: Any) -> int:
@@ -173,6 +180,7 @@ assert isinstance(signoff, click.Group)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of their choice.")
 @click.option("--checkout", type=FOLDER, help="The checkout that the record must be of; default: this installation.")
 @click.option("--milestones", type=FOLDER, help="The milestones file of the record, if it is not the standard one.")
+@click.option("--allow-dirty", is_flag=True, help="Accept a record of a checkout with uncommitted changes.")
 def signoff_verify(**options: Any) -> int:
     """Check RECORD: its digests, every verdict from the figures in it, and that it is of the checkout.
 
@@ -648,6 +656,7 @@ def report(*, report: Path, out: Path | None) -> int:
     return 0
 
 
+add_record_commands(main, signoff)
 main.add(checkpoint, "make")
 main.add(bundle, "make")
 main.add(trace, "look")

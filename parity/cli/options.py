@@ -8,13 +8,31 @@ from typing import Any, ClassVar
 
 import click
 
+from parity.core.errors import ParityError
+from parity.milestones.shards import Shard, read_shard
+
 FOLDER = click.Path(path_type=Path)
 DTYPE = click.Choice(["float32", "bfloat16", "float16"])
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
 every_option = click.option("--every-seam", "every", is_flag=True, help="List every seam, even of parts that passed.")
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="Number of threads that torch uses.")
 out_option = click.option("--out", type=FOLDER, help="Folder of the report; default: a new folder in parity-reports.")
+annotations_option = click.option(
+    "--annotations", is_flag=True, help="Also print what fails as annotations of GitHub Actions."
+)
+shard_option = click.option(
+    "--shard", metavar="I/N", callback=lambda _context, _parameter, value: shard(value),
+    help="Run only part I of N; `parity merge` puts the parts together.",
+)  # fmt: skip
 save_option = click.option("--out", type=FOLDER, help="Write a report to this folder; default: none is written.")
+
+
+def shard(value: str | None) -> Shard | None:
+    """Read a shard such as 2/4."""
+    try:
+        return None if value is None else read_shard(value)
+    except ParityError as error:
+        raise click.BadParameter(str(error), param_hint="--shard") from None
 
 
 def text(_context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:

@@ -10,6 +10,7 @@ from parity.cases.registry import every_case
 from parity.core.errors import ParityError
 from parity.milestones.collect import EVIDENCE
 from parity.milestones.plan import Milestones, read_milestones, standard
+from parity.milestones.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class SignoffOptions:
     summary: Path | None
     as_json: bool
     threads: int | None
+    shard: Shard | None = None
+    annotations: bool = False
 
 
 def milestones_of(path: Path | None) -> Milestones:

@@ -9,6 +9,7 @@ from pathlib import Path
 from parity.cases.case import Case
 from parity.cases.registry import chosen_cases
 from parity.core.errors import ParityError
+from parity.milestones.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class SuiteOptions:
     out: Path | None
     as_json: bool
     threads: int | None
+    shard: Shard | None = None
+    annotations: bool = False
 
 
 def chosen_of_suite(every: Sequence[Case], options: SuiteOptions) -> list[Case]:

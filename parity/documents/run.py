@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE
 from parity.diagnosis.blind_spots import blind_spots
 from parity.diagnosis.heatmaps import HeatMap, heat_maps
 from parity.documents.base import document, finding_sections, judgement_section
+from parity.documents.pictures import picture_section, png
 from parity.milestones.phases import PHASES
 from parity.runs.case_run import CaseRun
 from reports.atomic import write_files
@@ -31,7 +31,7 @@ def write_run(
     """Write a case's report with its pictures to a folder. Returns the document."""
     maps = heat_maps(run.inputs, run.result.findings) if run.inputs is not None else []
     made = run_document(run, maps, environment=environment, performance=performance)
-    write_files({folder / _picture_file(index): _png(heat_map) for index, heat_map in enumerate(maps)})
+    write_files({folder / _picture_file(index): png(heat_map) for index, heat_map in enumerate(maps)})
     write_report(made, folder)
     return made
 
@@ -60,7 +60,7 @@ def run_document(
         verdict=judgement_section(run.result.judgement),
         findings=finding_sections(run.result.findings),
         logits=_logits([f.logits for f in run.result.findings if f.logits is not None]),
-        pictures=[_picture(index, heat_map) for index, heat_map in enumerate(maps)],
+        pictures=[picture_section(heat_map, _picture_file(index)) for index, heat_map in enumerate(maps)],
         blind_spots=blind_spots(run),
         performance=None if performance is None else dict(performance),
     )
@@ -144,24 +144,6 @@ def _case(run: CaseRun) -> dict[str, Any]:
 def _picture_file(index: int) -> str:
     """Return the path of picture ``index`` in a report folder."""
     return f"pictures/image-{index}.png"
-
-
-def _picture(index: int, heat_map: HeatMap) -> dict[str, Any]:
-    return {
-        "title": heat_map.title,
-        "kind": "image",
-        "file": _picture_file(index),
-        "grid": list(heat_map.errors.shape),
-        "seam": heat_map.seam,
-        "errors": heat_map.errors.tolist(),
-        "gate": heat_map.gate,
-    }
-
-
-def _png(heat_map: HeatMap) -> bytes:
-    buffer = io.BytesIO()
-    heat_map.image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _logits(parts: Sequence[Logits]) -> dict[str, Any] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from parity.documents.base import document
+from parity.documents.margins import check_tests, seam_margins
 from parity.milestones.record import RECORD
 
 _MILESTONE = ("phase", "title", "was", "commit", "verdict", "label", "exit_code", "reason", "requires_less", "waivers")
@@ -13,8 +14,8 @@ _ITEM = ("id", "kind", "dtype", "verdict", "reason", "waived", "compared", "expe
 _NOT_SHOWN = ("schema_version", "evidence", "seals", "environment", "milestones", "run")
 
 
-def signoff_document(statement: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the document of a record."""
+def signoff_document(statement: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Return the document of a record. ``pictures`` are the sections of heat maps that lie beside it."""
     signed = statement["predicate"]["signoff"]
     run = signed["run"]
     return document(
@@ -23,6 +24,9 @@ def signoff_document(statement: Mapping[str, Any]) -> dict[str, Any]:
         **{name: value for name, value in signed.items() if name not in _NOT_SHOWN},
         record=RECORD,
         milestones=[_milestone(milestone, run["items"]) for milestone in signed["milestones"]],
+        seams=seam_margins(signed["evidence"]),
+        tests=check_tests(signed["evidence"]),
+        pictures=[dict(picture) for picture in pictures],
         run={"seconds": run["seconds"], "reused": len(run["reused"]), "stale": dict(run["stale"])},
     )
 

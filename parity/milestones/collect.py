@@ -17,6 +17,7 @@ from parity.core.errors import ParityError, TraceError
 from parity.milestones.evidence import validator
 from parity.milestones.keys import differences, digest_json
 from parity.milestones.plan import Item, Phase
+from parity.milestones.shards import Shard
 from parity.milestones.source import Key, Source, isolated
 
 EVIDENCE = "evidence"
@@ -77,16 +78,27 @@ def evidence_digest(evidence: Mapping[str, Any]) -> str:
     return digest_json({name: value for name, value in evidence.items() if name != "digest"})
 
 
+def every_item(phases: Sequence[Phase]) -> list[Item]:
+    """Return the items of the phases, each once."""
+    return list({item.id: item for phase in phases for item in phase.items}.values())
+
+
 def collect(
     phases: Sequence[Phase],
     source: Source,
     earlier: Earlier,
     *,
     keep: Keep,
+    shard: Shard | None = None,
     progress: Callable[[str], None] = lambda _what: None,
 ) -> Collected:
-    """Return the evidence of every item of the phases. An error in one item is evidence of that item alone."""
-    items = list({item.id: item for phase in phases for item in phase.items}.values())
+    """Return the evidence of every item of the phases, or of those in the shard.
+
+    An error in one item is evidence of that item alone.
+    """
+    items = every_item(phases)
+    if shard is not None:
+        items = shard.mine(items)
     groups: dict[str, list[Item]] = {}
     for item in items:
         groups.setdefault(source.order(item), []).append(item)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,16 +40,16 @@ class Checkout:
         return f"commit {self.commit}, with {count} uncommitted change{'s' if count > 1 else ''}"
 
 
-def code_digest(root: Path = HERE) -> str:
-    """Return the sha256 over the names and contents of all code and data of the rooms that give a verdict."""
+def code_digest(root: Path = HERE, rooms: Sequence[str] = ROOMS) -> str:
+    """Return the sha256 over the names and contents of all code and data of rooms, by default of those that judge."""
     whole = hashlib.sha256()
-    for path in sorted(_code_files(root), key=lambda path: path.relative_to(root).as_posix()):
+    for path in sorted(_code_files(root, rooms), key=lambda path: path.relative_to(root).as_posix()):
         whole.update(f"{path.relative_to(root).as_posix()}\0{sha256_of(path)}\n".encode())
     return whole.hexdigest()
 
 
-def _code_files(root: Path) -> Iterator[Path]:
-    for room in ROOMS:
+def _code_files(root: Path, rooms: Sequence[str]) -> Iterator[Path]:
+    for room in rooms:
         for path in (root / room).rglob("*"):
             hidden = any(part == "__pycache__" or part.startswith(".") for part in path.relative_to(root).parts)
             if path.is_file() and not hidden and path.suffix not in _NOT_CODE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,27 @@ from parity.milestones.plan import MISTAKES, Item, Milestones
 from parity.runs.case_run import CaseRun, run_case
 from parity.runs.loader import Loader
 
+Look = Callable[[Item, CaseRun], None]
+
 
 class PortSource:
     """Runs the port on cases and checks. Checkpoints are loaded once while items of the same one follow each other."""
 
     def __init__(
-        self, milestones: Milestones, *, code: str, versions: Mapping[str, str], loader: Loader | None = None
+        self,
+        milestones: Milestones,
+        *,
+        code: str,
+        versions: Mapping[str, str],
+        loader: Loader | None = None,
+        look: Look | None = None,
     ) -> None:
-        """Raises ParityError if the milestones name a mutant or component that does not exist."""
+        """``look`` gets every run of a case. Raises ParityError for a mutant or component that does not exist."""
         check_components(item.detail for phase in milestones.phases for item in phase.items)
         self._loader, self._code, self._versions = loader or Loader(), code, dict(versions)
         self._cases = every_case()
         self._used: dict[str, str] = {}
+        self._look = look
 
     def key(self, item: Item) -> dict[str, Any]:
         """Return what the evidence belongs to. Checkpoints that do not exist are made."""
@@ -60,9 +69,24 @@ class PortSource:
         if item.kind == "check":
             return CHECKS[item.name](item.detail, self._loader)
         run = run_case(self._cases[item.name], self._loader, dtype=str(item.dtype))
+        if self._look is not None:
+            _shown(self._look, item, run)
         return evidence.of_findings(
             run.result.findings, error=run.result.error, blind_spots=_blind_spots(run), floor_runs=run.floor_runs
         )
+
+
+def _shown(look: Look, item: Item, run: CaseRun) -> None:
+    """Show a run. What a wrong port gave may be impossible to draw; its case has failed already."""
+    try:
+        look(item, run)
+    except Exception:
+        if not _failed(run):
+            raise
+
+
+def _failed(run: CaseRun) -> bool:
+    return run.result.error is not None or not all(finding.passed for finding in run.result.findings)
 
 
 def _blind_spots(run: CaseRun) -> list[str] | None:
@@ -71,6 +95,6 @@ def _blind_spots(run: CaseRun) -> list[str] | None:
         return [spot["id"] for spot in blind_spots(run)]
     except Exception:
         # A port that is wrong may raise where the traits of the input are computed. Its case has failed already.
-        if run.result.error is None and all(finding.passed for finding in run.result.findings):
+        if not _failed(run):
             raise
         return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from parity.cases.case import Case, Checkpoint
 from parity.core.compare import Finding
@@ -32,6 +33,27 @@ class CaseSummary:
     def ran(self) -> bool:
         """Return whether anything was compared."""
         return self.judgement.seams_compared > 0
+
+
+def summary_of(line: Mapping[str, Any], case: Case) -> CaseSummary:
+    """Return the summary of a case from its line in a report. Its findings stay in the report of the case."""
+    counts = (line["seams_expected"], line["seams_compared"], line["rows_compared"])
+    judgement = Judgement(Verdict[line["verdict"]], line["reason"], None, *counts)
+    return CaseSummary(case, judgement, [], 0, line["seconds"], line["report"])
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """What a suite's figures belong to; shards are merged only if it is the same. ``checkpoints``: sha256 by name."""
+
+    code: str
+    versions: Mapping[str, str]
+    dtype: str
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+
+    def with_(self, checkpoints: Mapping[str, str]) -> MadeWith:
+        """Return the same with these checkpoints."""
+        return replace(self, checkpoints=dict(sorted(checkpoints.items())))
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def contradicted(record: Record, milestones: Milestones, *, today: date) -> Iter
         if evidence["item"] != name:
             yield f"evidence of {name} is that of {evidence['item']}"
         yield from (f"evidence of {name}: {fault}" for fault in figures.contradictions(evidence))
-        yield from _key_faults(name, evidence["key"], signed)
+        yield from key_faults(name, evidence["key"], signed)
     known = {phase.number for phase in milestones.phases}
     unknown = [number for number in record.phases if number not in known]
     if unknown:
@@ -135,7 +135,7 @@ def contradicted(record: Record, milestones: Milestones, *, today: date) -> Iter
             yield f"verdict.{name} is {signed['verdict'][name]!r}, from the figures it is {value!r}"
 
 
-def _key_faults(item: str, key: Mapping[str, Any], signed: Mapping[str, Any]) -> Iterator[str]:
+def key_faults(item: str, key: Mapping[str, Any], signed: Mapping[str, Any]) -> Iterator[str]:
     """Evidence must belong to the code and the versions that the record names. What could not be run has no key."""
     wanted = {"code": signed["subject"]["code"], **signed["versions"]}
     for name in key.keys() & wanted.keys():
@@ -158,6 +158,17 @@ def _section_faults(now: Mapping[str, Any], held: Mapping[str, Any]) -> Iterator
     for name, value in now.items():
         if name != "items" and held[name] != value:
             yield f"phase {phase}: {name} is {held[name]!r}, from the figures it is {value!r}"
+
+
+def dirty(record: Record) -> Iterator[str]:
+    """Yield that a record is of a checkout with uncommitted changes: its commit does not name its code."""
+    subject = record.signed["subject"]
+    if subject["clean"] is False:
+        count = len(subject["changes"])
+        yield (
+            f"the checkout had {count} uncommitted change{'s' if count > 1 else ''} ({'; '.join(subject['changes'])}), "
+            f"so commit {subject['commit']} does not name the code; commit them and sign off again"
+        )
 
 
 def foreign(record: Record, milestones: Milestones, checkout: Path) -> Iterator[str]:

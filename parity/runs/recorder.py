@@ -11,7 +11,6 @@ from torch import Tensor
 
 from parity.core.trace import SeamKey, Trace
 from parity.seams.spec import Expected, SeamSpec
-from reference.nudge import moved
 
 OnValue = Callable[[SeamKey, np.ndarray], object]
 
@@ -65,6 +64,8 @@ class Recorder:
             return None  # a wrong shape gets its own finding
         given = torch.from_numpy(np.ascontiguousarray(wanted)).to(tensor.dtype)
         if self._nudge is not None and given.dtype == torch.float32:
+            from reference.nudge import moved  # imports transformers, which recording does not need
+
             given = moved(given, self._nudge)
         return given.to(tensor.device)
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from reports import consistency, html, markdown, tables
 from reports.heatmap import heat_map
@@ -13,24 +12,13 @@ from reports.kinds.base import Document, Kind, standard_formats
 
 def _contradictions(document: Document) -> Iterator[str]:
     yield from consistency.judged_findings(document)
-    for number, picture in enumerate(document["pictures"]):
-        yield from _grid(picture, path=f"$.pictures[{number}]")
+    yield from consistency.grids(document["pictures"])
     count = len(document["case"]["rows"])
     for number, piece in enumerate(document["case"]["generated"]):
         if piece["row"] >= count:
             yield (
                 f"$.case.generated[{number}].row is {piece['row']}, expected a row of $.case.rows, which has {count}"
             )
-
-
-def _grid(picture: Mapping[str, Any], *, path: str) -> Iterator[str]:
-    high, wide = picture["grid"]
-    if len(picture["errors"]) != high:
-        yield f"{path}.errors has {len(picture['errors'])} rows, expected {high}, the first number of the grid"
-    for number, row in enumerate(picture["errors"]):
-        if len(row) != wide:
-            yield f"{path}.errors[{number}] has {len(row)} values, expected {wide}, the second number of the grid"
-            return
 
 
 def _html(document: Document, pictures: Path) -> str:

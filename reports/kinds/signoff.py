@@ -10,7 +10,10 @@ import pandas as pd
 
 from reports import consistency, html, markdown
 from reports import formatting as fmt
+from reports.heatmap import heat_map
 from reports.kinds.base import Document, Kind, standard_formats
+from reports.model import parts as model
+from reports.model.page import model_context
 from reports.page import Cell, Column, Table, number, seconds, text, times
 
 _EXIT_CODES = {"SIGNED OFF": 0, "REFUSED": 1, "INVALID": 2, "INCOMPLETE": 3}
@@ -42,6 +45,7 @@ def _contradictions(document: Document) -> Iterator[str]:
     worst = next(value for value in _WORST if any(milestone["verdict"] == value for milestone in milestones))
     if total["value"] != worst:
         yield f"$.verdict.value is {total['value']!r}, expected {worst!r}, the worst of $.milestones"
+    yield from consistency.grids(document["pictures"])
     for at, milestone in enumerate(milestones):
         path = f"$.milestones[{at}]"
         yield from _exit_code(milestone, milestone["verdict"], path)
@@ -63,8 +67,21 @@ def _exit_code(holder: Mapping[str, Any], value: str, path: str) -> Iterator[str
         yield f"{path}.exit_code is {holder['exit_code']}, expected {_EXIT_CODES[value]}, the exit code of {value}"
 
 
-def _html(document: Document, _pictures: Path) -> str:
-    return html.page("signoff.html.j2", **context(document))
+def _html(document: Document, pictures: Path) -> str:
+    parts = model.of_seams(document["seams"], _places(document))
+    listed = document["pictures"]
+    maps = [heat_map(picture, folder=pictures, among=len(listed)) for picture in listed]
+    of = [picture["item"] for picture in listed]
+    return html.page("signoff.html.j2", **context(document), **model_context(parts), maps=maps, map_items=of)
+
+
+def _places(document: Document) -> dict[str, str]:
+    """The link to the milestone of each item, the first that requires it."""
+    found: dict[str, str] = {}
+    for milestone in document["milestones"]:
+        for item in milestone["items"]:
+            found.setdefault(item["id"], f"#phase-{milestone['phase']}")
+    return found
 
 
 def _markdown(document: Document) -> str:
@@ -79,6 +96,9 @@ def context(document: Document) -> dict[str, Any]:
         "facts": _facts(document),
         "tables": [_items(milestone) for milestone in document["milestones"]],
         "waivers": _waivers(document),
+        "performance": _tests(document, wanted=True),
+        "checks": _tests(document, wanted=False),
+        "nearest": _nearest(document),
         "counts": _counts(document),
     }
 
@@ -118,6 +138,7 @@ def _items(milestone: Mapping[str, Any]) -> Table:
     columns = [
         Column("required", code=True),
         Column("verdict"),
+        Column("reason"),
         Column("worst ratio", numeric=True),
         Column("figure", numeric=True),
         Column("gate", numeric=True),
@@ -126,7 +147,6 @@ def _items(milestone: Mapping[str, Any]) -> Table:
         Column("rows", numeric=True),
         Column("floor runs", numeric=True),
         Column("time", numeric=True),
-        Column("reason"),
     ]
     commit = milestone["commit"] and f"({milestone['commit']})"
     failing_first = sorted(milestone["items"], key=lambda item: item["verdict"] == "PARITY")
@@ -140,7 +160,17 @@ def _items(milestone: Mapping[str, Any]) -> Table:
         columns=columns,
         rows=[_item(item) for item in failing_first],
         lead=" ".join(part for part in lead if part),
+        folded=_folded(milestone),
     )
+
+
+def _folded(milestone: Mapping[str, Any]) -> str:
+    """The line that stands for the table of a milestone that is signed off."""
+    if milestone["verdict"] != "SIGNED OFF":
+        return ""
+    ratios = [item["worst"]["ratio"] for item in milestone["items"] if item["worst"] and item["worst"]["ratio"]]
+    nearest = f", the worst at {fmt.ratio(max(ratios))} its gate" if ratios else ""
+    return f"{fmt.plural(len(milestone['items']), 'required item')}{nearest}"
 
 
 def _item(item: Mapping[str, Any]) -> list[Cell]:
@@ -151,6 +181,7 @@ def _item(item: Mapping[str, Any]) -> list[Cell]:
     return [
         text(item["id"]),
         Cell(verdict, bad=item["verdict"] != "PARITY"),
+        text("" if item["verdict"] == "PARITY" else item["reason"]),
         times(worst["ratio"]),
         number(worst["figure"]),
         number(worst["gate"]),
@@ -159,8 +190,48 @@ def _item(item: Mapping[str, Any]) -> list[Cell]:
         number(item["rows"]),
         number(len(item["floor_runs"])),
         seconds(item["seconds"]),
-        text(item["reason"]),
     ]
+
+
+def _nearest(document: Document) -> str:
+    """One sentence about the seam that is nearest to its gate."""
+    measured = [seam for seam in document["seams"] if seam["ratio"] is not None]
+    if document["verdict"]["value"] != "SIGNED OFF" or not measured:
+        return ""
+    worst = max(measured, key=lambda seam: float(seam["ratio"]))
+    alone = ", isolated" if worst["comparison"] == "isolated" else ""
+    return f"Nearest to its gate is {worst['seam']} ({worst['step']}{alone}): {fmt.ratio(worst['ratio'])} the gate."
+
+
+def _tests(document: Document, *, wanted: bool) -> Table:
+    """The tests of all checks, or those of performance alone, failures first."""
+    columns = [
+        Column("test", code=True),
+        Column("outcome"),
+        Column("figure", numeric=True),
+        Column("gate", numeric=True),
+        Column("check", code=True),
+        Column("note"),
+    ]
+    tests = [test for test in document["tests"] if test["item"].startswith("performance") is wanted]
+    bad = [test for test in tests if not test["passed"]]
+    rows = [
+        [
+            text(test["name"]),
+            Cell(test["outcome"], bad=not test["passed"]),
+            number(test["figure"]),
+            number(test["gate"]),
+            text(test["item"]),
+            text(test["note"]),
+        ]
+        for test in [*bad, *(test for test in tests if test["passed"])]
+    ]
+    folded = "" if bad or wanted or not tests else f"{fmt.plural(len(tests), 'test')}, none failed"
+    title = "Performance" if wanted else "Tests of the checks"
+    return Table(
+        id="performance" if wanted else "checks", title=title, columns=columns, rows=rows, folded=folded,
+        empty="No check is required.",
+    )  # fmt: skip
 
 
 def _waivers(document: Document) -> Table:
@@ -189,4 +260,5 @@ KIND = Kind(
     name="signoff",
     contradictions=_contradictions,
     formats=standard_formats(table="items.csv", frame=frame, markdown=_markdown, html=_html),
+    pictures=lambda document: [picture["file"] for picture in document["pictures"]],
 )

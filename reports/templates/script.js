@@ -61,15 +61,53 @@
     apply();
   }
 
-  // A link to a row that a filter hides would lead nowhere.
-  const reveal = () => {
-    const row = document.getElementById(location.hash.slice(1));
-    if (row && row.hidden) {
-      clearers.forEach((clear) => clear());
-      row.scrollIntoView({ block: "center" });
+  // The rows behind one part of the model at a time; without scripts all parts stand one below the other.
+  const panel = document.getElementById("panel");
+  const show = (id) => {
+    const part = panel && document.getElementById(id);
+    if (!part || !part.matches(".panel .part")) return null;
+    for (const other of panel.querySelectorAll(".part")) other.classList.toggle("is-shown", other === part);
+    for (const link of document.querySelectorAll(".drawing a")) {
+      if (link.getAttribute("href") === `#${id}`) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
     }
+    return part;
+  };
+  if (panel) {
+    document.documentElement.classList.add("scripted");
+    show("part-overview");
+    let last = null;
+    document.addEventListener("click", (event) => {
+      const link = event.target.closest('a[href^="#part-"]');
+      if (!link) return;
+      const part = show(link.getAttribute("href").slice(1));
+      if (!part) return;
+      event.preventDefault();
+      history.replaceState(null, "", link.getAttribute("href"));
+      const back = part.id === "part-overview";
+      if (!back) last = link;
+      const target = back && last ? last : part;
+      target.focus({ preventScroll: true });
+      target.scrollIntoView({ block: "nearest" });
+    });
+  }
+
+  // A link to a row that is folded away, or that a filter hides, would lead nowhere.
+  const reveal = () => {
+    const id = decodeURIComponent(location.hash.slice(1));
+    if (show(id)) return;
+    const row = id && document.getElementById(id);
+    if (!row) return;
+    let moved = row.hidden;
+    if (row.hidden) clearers.forEach((clear) => clear());
+    const folds = [...(row.closest("section") || row).querySelectorAll("details.fold")];
+    for (const fold of folds) {
+      if (!fold.open && (fold.contains(row) || row.tagName === "H2")) moved = fold.open = true;
+    }
+    if (moved) row.scrollIntoView({ block: row.tagName === "H2" ? "start" : "center" });
   };
   addEventListener("hashchange", reveal);
+  reveal();
 
   for (const map of document.querySelectorAll("figure.map")) {
     const stack = map.querySelector(".stack");

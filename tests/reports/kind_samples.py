@@ -377,10 +377,85 @@ def signoff_document() -> Document:
             }
             for phase, found in items.items()
         ],
+        "seams": [
+            _seam("processor.input_ids", "processor", gate_kind="exact"),
+            _seam("vision.patch_embed", "vision", ratio=0.2),
+            _seam("vision.blocks.0.attn.out", "vision", ratio=0.4),
+            _seam("vision.deepstack.0", "vision", ratio=0.6, comparison="isolated"),
+            _seam("vision.merger", "vision", ratio=0.9),
+            _seam("text.layers.0.mlp.out", "text", ratio=7.5, status="diverged", failed=2, starts_here=1),
+            _seam("text.layers.0.attn.k_cache", "cache", ratio=0.1),
+            _seam("text.layers.0.deepstack", "text", status="missing", failed=1),
+            _seam("text.norm", "text", ratio=124000.0, status="diverged", failed=1),
+            _seam("logits", "output", ratio=12345.0, status="diverged", failed=1),
+            _seam("generation.tokens", "generation", gate_kind="exact"),
+            _seam("model.lm_head.weight", "weights", gate_kind="exact"),
+        ],
+        "tests": [
+            _test("relations", "rows-are-alone", "kept", 1e-14, 1e-10),
+            _test("kill-matrix:a+2-more", "a-mutant", "survived", 1, 0, passed=False),
+            _test("performance:decode", "decode, one row", "kept", 0.8, 1.1),
+        ],
+        "pictures": [],
         "run": {"seconds": 44.5, "reused": 2, "stale": {"case:text:float32": "the code has changed"}},
         "record": "signoff.json",
         "digest": "e" * 64,
     }
+
+
+def difference_document() -> Document:
+    """A milestone that got worse, a discrete figure that differs, a margin that was lost."""
+    side = {"record": "a/signoff.json", "created": "2027-01-10T00:00:00Z", "commit": "f" * 40, "digest": "e" * 64}
+    item = {"item": "case:text:float32", "ratio_before": 0.4, "ratio_after": 7.5, "reason": "it diverged"}
+    return {
+        "schema_version": "2.0",
+        "kind": "difference",
+        "environment": environment(),
+        "before": side | {"label": "SIGNED OFF"},
+        "after": side | {"label": "REFUSED"},
+        "verdict": _verdict("DIVERGED", "1 of 1 milestones changed"),
+        "milestones": [
+            {"phase": 1, "title": "text", "before": "SIGNED OFF", "after": "REFUSED", "reason": "it diverged"}
+        ],
+        "items": [item | {"before": "PARITY", "after": "DIVERGED"}],
+        "discrete": [{"item": "case:text:float32", "place": "logits[0]", "before": "ok", "after": None}],
+        "settings": [{"name": "version of torch", "before": "2.5", "after": "2.6"}],
+        "seams": [{"seam": "logits", "before": 0.4, "after": 7.5}, {"seam": "new", "before": None, "after": 0.1}],
+    }
+
+
+def history_document() -> Document:
+    """Three runs; one margin shrank in the last, one series is absent at first."""
+    run = {"kind": "sign-off", "label": "SIGNED OFF", "commit": "f" * 40, "judged": "c" * 64}
+    line = {"noise": 0.02, "noise_from": "same subject", "shrank": None, "before": None}
+    return {
+        "schema_version": "2.0",
+        "kind": "history",
+        "environment": environment(),
+        "runs": [run | {"folder": f"run-{day}", "created": f"2027-01-0{day}T00:00:00Z"} for day in (1, 2, 3)],
+        "series": [
+            line | {"name": "seam:text.norm", "ratios": [0.3, 0.31, 0.7], "shrank": 2, "before": 0.3},
+            line | {"name": "case:photo:float32", "ratios": [None, 0.5, 0.5]},
+        ],
+        "first": {"run": 2, "series": ["seam:text.norm"]},
+        "least_noise": 0.01,
+        "skipped": [{"folder": "other", "why": "it is a run"}],
+    }
+
+
+def _seam(seam: str, group: str, **given: Any) -> Document:
+    line: Document = {
+        "seam": seam, "group": group, "gate_kind": "float", "status": "ok", "ratio": None, "figure": None, "gate": None,
+        "comparison": "accumulated", "step": "prefill", "item": "case:text:float32", "values": 5, "failed": 0,
+        "starts_here": 0,
+    }  # fmt: skip
+    return line | given
+
+
+def _test(item: str, name: str, outcome: str, figure: float, gate: float, *, passed: bool = True) -> Document:
+    return {
+        "item": item, "name": name, "outcome": outcome, "figure": figure, "gate": gate, "note": "", "passed": passed
+    }  # fmt: skip
 
 
 def bench_document() -> Document:
@@ -462,5 +537,7 @@ SIMPLE = {
     "tokens": tokens_document,
     "activations": activations_document,
     "signoff": signoff_document,
+    "difference": difference_document,
+    "history": history_document,
     "bench": bench_document,
 }

@@ -299,6 +299,14 @@ def suite_document(*, diverged: bool = True, links: bool = False) -> Document:
             "forwards": 28 * 9 * 6,
             "seconds": 151.2,
         },
+        "made_with": {
+            "code": "c" * 64,
+            "versions": {"torch": "2.14.1"},
+            "dtype": "float32",
+            "checkpoints": {"tiny": "a" * 64},
+        },
+        "selected": [case["name"] for case in cases],
+        "shard": None,
         "verdict": {
             "value": "DIVERGED" if diverged else "PARITY",
             "exit_code": 1 if diverged else 0,

@@ -33,6 +33,8 @@ FILES = {
     "blackbox": ["report.json", "places.csv", "report.md", "report.html"],
     "tokens": ["report.json", "tokens.csv", "report.md", "report.html"],
     "signoff": ["report.json", "items.csv", "report.md", "report.html"],
+    "difference": ["report.json", "seams.csv", "report.md", "report.html"],
+    "history": ["report.json", "history.csv", "report.md", "report.html"],
     "bench": ["report.json", "bench.csv", "report.md", "report.html"],
     "activations": ["report.json", "activations.csv", "report.md", "report.html"],
 }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
@@ -15,21 +15,25 @@ from rich.console import Console
 from rich.table import Table
 
 from parity.cli import console as view
-from parity.cli.command import here
+from parity.cli.command import here, say_annotations
 from parity.cli.progress import progress_bar
 from parity.cli.signoff_options import SignoffOptions, milestones_of
 from parity.documents.folders import report_folder
+from parity.documents.pictures import keep_pictures, pictures_of, take_over
 from parity.documents.signoff import signoff_document
-from parity.milestones.collect import EVIDENCE, Collected, collect, read_earlier
+from parity.milestones.collect import EVIDENCE, Collected, collect, every_item, file_name, read_earlier
 from parity.milestones.evidence import validator
 from parity.milestones.keys import checkout, code_digest, versions
-from parity.milestones.plan import Milestones
+from parity.milestones.plan import Item, Milestones
 from parity.milestones.record import RECORD, Surroundings, dump, make_record, verdicts
 from parity.milestones.sources import source_of
 from reports.atomic import make_folder, write_bytes, write_files
 from reports.junit import junit
 from reports.kinds.signoff import KIND
 from reports.write import write_report
+
+if TYPE_CHECKING:
+    from parity.runs.case_run import CaseRun
 
 _COLOURS = {"SIGNED OFF": "PARITY", "REFUSED": "DIVERGED", "INCOMPLETE": "INCOMPLETE", "INVALID": "INVALID"}
 
@@ -43,30 +47,58 @@ def signoff(options: SignoffOptions) -> int:
     start = time.perf_counter()
     state, code, found = checkout(), code_digest(), versions()
     environment = here(threads=threads)
-    source = source_of(milestones, code=code, versions=found)
+    source = source_of(milestones, code=code, versions=found, look=_keeper(milestones, folder))
     earlier = read_earlier(options.reuse)
     make_folder(folder / EVIDENCE)  # before anything runs
-    count = len({item.id for phase in phases for item in phase.items})
+    items = every_item(phases)
+    count = len(items if options.shard is None else options.shard.mine(items))
 
     def keep(name: str, evidence: Mapping[str, Any]) -> None:
         write_bytes(folder / EVIDENCE / name, data=dump(evidence))
 
     with progress_bar(count, quiet=options.as_json) as step:
-        collected = collect(phases, source, earlier, keep=keep, progress=step)
-    today = date.today()
+        collected = collect(phases, source, earlier, keep=keep, shard=options.shard, progress=step)
     about = Surroundings(
-        state, code, source.checkpoints(), found, environment, round(time.perf_counter() - start, 3), today
+        state, code, source.checkpoints(), found, environment, round(time.perf_counter() - start, 3), date.today()
     )
-    judged = verdicts(milestones, [phase.number for phase in phases], collected.evidence, today=today)
+    if options.reuse is not None:
+        take_over(options.reuse, folder, [Path(file_name(name)).stem for name in collected.reused])
+    return conclude(milestones, [phase.number for phase in phases], collected, about, folder, options)
+
+
+def conclude(
+    milestones: Milestones,
+    phases: Sequence[int],
+    collected: Collected,
+    about: Surroundings,
+    folder: Path,
+    options: SignoffOptions,
+) -> int:
+    """Judge the evidence, and write record and reports. Returns the exit code of the verdict."""
+    judged = verdicts(milestones, phases, collected.evidence, today=about.today)
     statement = make_record(milestones, judged, collected, about)
     validator().validate(statement)
-    document = signoff_document(statement)
+    stems = [Path(file_name(name)).stem for name in collected.evidence]
+    document = signoff_document(statement, pictures_of(folder, stems))
     write_bytes(folder / RECORD, data=dump(statement))
     write_report(document, folder)
     _write_for_ci(document, options)
     _print(document, collected, folder, options)
     exit_code: int = document["verdict"]["exit_code"]
     return exit_code
+
+
+def _keeper(milestones: Milestones, folder: Path) -> Callable[[Item, CaseRun], None] | None:
+    """Return what keeps the heat maps of a run beside its evidence."""
+    if milestones.subject.evidence == "bundle":
+        return None
+    from parity.diagnosis.heatmaps import heat_maps  # needs torch
+
+    def keep(item: Item, run: CaseRun) -> None:
+        maps = heat_maps(run.inputs, run.result.findings) if run.inputs is not None else []
+        keep_pictures(maps, folder, item=item.id, stem=Path(file_name(item.id)).stem)
+
+    return keep
 
 
 def _threads(milestones: Milestones, wanted: int | None) -> int:
@@ -96,6 +128,8 @@ def _print(document: Mapping[str, Any], collected: Collected, folder: Path, opti
             click.echo(json.dumps(document, allow_nan=False))
         else:
             _show(console, document, collected, folder)
+    if options.annotations:
+        say_annotations(document, as_json=options.as_json)
 
 
 def _show(console: Console, document: Mapping[str, Any], collected: Collected, folder: Path) -> None:
@@ -109,6 +143,8 @@ def _show(console: Console, document: Mapping[str, Any], collected: Collected, f
     subject = document["subject"]
     for change in subject["changes"]:
         console.print(view.plain(f"uncommitted: {change}"), soft_wrap=True)
+    if subject["changes"]:
+        console.print("`parity signoff verify` refuses this record, as its commit does not name its code")
     console.print(view.plain(f"commit {subject['commit']}; digest {document['digest']}"), soft_wrap=True)
     verdict = document["verdict"]
     console.print(_coloured(verdict["value"], verdict["label"]) + "  " + view.plain(verdict["reason"]), soft_wrap=True)

@@ -27,6 +27,7 @@ class VerifyOptions:
     seed: int
     checkout: Path | None
     milestones: Path | None
+    allow_dirty: bool = False
 
 
 def verify_record(options: VerifyOptions) -> int:
@@ -38,6 +39,8 @@ def verify_record(options: VerifyOptions) -> int:
             f"{checkout} is no checkout of the project: it has no folder parity; name one with --checkout"
         )
     faults = list(verify.changed(record))
+    if not options.allow_dirty:
+        faults += verify.dirty(record)
     lines: list[str] = []
     if not faults:
         milestones = verify.milestones_of(record, checkout, options.milestones)
@@ -74,13 +77,16 @@ def _say(record: verify.Record, faults: list[str], lines: list[str]) -> int:
         if len(faults) > _SHOWN:
             console.print(f"- and {len(faults) - _SHOWN} more")
         subject = signed["subject"]
-        if subject["clean"] is False:
+        if subject["clean"] is False and not faults:
             console.print(view.plain(f"the checkout had uncommitted changes: {'; '.join(subject['changes'])}"))
+        if subject["clean"] is None:
+            console.print("the state of the checkout is unknown: it was not made in a git checkout")
         if faults:
             console.print(view.plain(f"REFUSED  {record.path} does not hold: {faults[0]}"), soft_wrap=True)
             return 1
         click.echo(f"digest {signed['digest']}")
         click.echo("Compare it with the one that was signed: whoever changes a record can make new digests.")
-        console.print(view.plain(f"VERIFIED  {signed['verdict']['label']}: {signed['verdict']['reason']}"))
+        verdict = signed["verdict"]
+        console.print(view.plain(f"VERIFIED  {verdict['label']}: {verdict['reason']}"), soft_wrap=True)
     code: int = signed["verdict"]["exit_code"]
     return code

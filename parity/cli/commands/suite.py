@@ -12,13 +12,14 @@ from rich.console import Console
 from parity.cases.case import Case
 from parity.cases.standard import standard_suite
 from parity.cli import console as view
-from parity.cli.command import finish, here
+from parity.cli.command import finish, here, say_annotations
 from parity.cli.progress import progress_bar
 from parity.cli.suite_options import SuiteOptions, chosen_of_suite
 from parity.documents.folders import report_folder
 from parity.documents.run import write_run
 from parity.documents.suite import suite_document
-from parity.milestones.suite import run_suite
+from parity.milestones.keys import code_digest, versions
+from parity.milestones.suite import MadeWith, run_suite
 from parity.runs.case_run import CaseRun
 from parity.runs.loader import Loader
 from reports.staging import Staged
@@ -30,7 +31,9 @@ def suite(options: SuiteOptions) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     every = standard_suite()
-    cases = chosen_of_suite(every, options)
+    selected = chosen_of_suite(every, options)
+    cases = selected if options.shard is None else options.shard.mine(selected)
+    made_with = MadeWith(code_digest(), versions(), options.dtype)
     folder = report_folder(options.out, "suite")
     start = time.perf_counter()
     environment = here(threads=torch.get_num_threads())
@@ -47,12 +50,20 @@ def suite(options: SuiteOptions) -> int:
             write_run(run, staged.work / place, environment=environment)
             return f"{place}/report.html"
 
-        summaries = run_suite(cases, Loader(), dtype=options.dtype, progress=progress, finished=finished)
+        loader = Loader()
+        summaries = run_suite(cases, loader, dtype=options.dtype, progress=progress, finished=finished)
         seconds = round(time.perf_counter() - start, 3)
-        document = suite_document(summaries, every, environment=environment, seconds=seconds)
+        checkpoints = {case.checkpoint.label: loader.digest(loader.checkpoint(case.checkpoint)) for case in cases}
+        document = suite_document(
+            summaries, every, environment=environment, seconds=seconds, made_with=made_with.with_(checkpoints),
+            selected=[case.name for case in selected], shard=options.shard,
+        )  # fmt: skip
         write_report(document, staged.work)
     html = folder / "report.html"
-    return finish(document, lambda console: _show(console, document, html), as_json=options.as_json)
+    code = finish(document, lambda console: _show(console, document, html), as_json=options.as_json)
+    if options.annotations:
+        say_annotations(document, as_json=options.as_json)
+    return code
 
 
 def _show(console: Console, document: dict[str, Any], html: Path) -> None:

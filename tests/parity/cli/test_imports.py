@@ -41,7 +41,12 @@ USAGE: dict[str, list[tuple[tuple[str, ...], set[str]]]] = {
         (("--prompt", ""), set()),
         (("--dtype", "int8"), set()),
     ],
-    "suite": [(("--case", "nope"), set()), (("--case", "text", "--phase", "4"), set()), (("--phase", "9"), set())],
+    "suite": [
+        (("--shard", "5/4"), set()),
+        (("--case", "nope"), set()),
+        (("--case", "text", "--phase", "4"), set()),
+        (("--phase", "9"), set()),
+    ],
     "signoff": [
         (("--milestones", "NOWHERE"), set()),
         (("--phase", "9"), set()),
@@ -49,6 +54,10 @@ USAGE: dict[str, list[tuple[tuple[str, ...], set[str]]]] = {
         (("--junit", "."), set()),
     ],
     "signoff verify": [((), set()), (("NOWHERE",), set()), (("NOWHERE", "--again", "x"), set())],
+    "signoff diff": [((), set()), (("NOWHERE", "NOWHERE"), set())],
+    "merge": [((), set()), (("NOWHERE",), set()), (("NOWHERE", "--nope"), set())],
+    "history": [((), set()), (("NOWHERE",), set())],
+    "quick": [(("--nope",), set())],
     "compare": [(("NOWHERE", "NOWHERE"), set()), (("NOWHERE", "NOWHERE", "--floor", "NOWHERE"), set())],
     "judge": [
         (("NOWHERE", "NOWHERE"), set()),

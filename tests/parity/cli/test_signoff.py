@@ -52,10 +52,19 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def signed(plan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sign-off that passed. Tests must not change it."""
     folder = tmp_path_factory.mktemp("signed") / "out"
-    answer = call("signoff", "--milestones", plan, "--out", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        # Whatever is uncommitted while somebody works on the project.
+        patch.setattr("parity.cli.commands.signoff.checkout", lambda: Checkout("f" * 40, True))
+        answer = call("signoff", "--milestones", plan, "--out", folder)
     answer.succeeds()
     assert "SIGNED OFF  2 of 2 milestones signed off" in answer.stdout
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is uncommitted while somebody works on the project."""
+    monkeypatch.setattr("parity.cli.commands.signoff.checkout", lambda: Checkout("f" * 40, True))
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -208,7 +217,10 @@ def test_a_dirty_checkout_is_named(
     assert "uncommitted:  M port/text.py" in answer.stdout
     assert record(tmp_path / "out")["predicate"]["signoff"]["subject"]["clean"] is False
     assert "1 uncommitted change" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    held = verify(tmp_path / "out" / "signoff.json", plan)
+    refused = verify(tmp_path / "out" / "signoff.json", plan)
+    refused.succeeds(1)
+    assert "the checkout had 1 uncommitted change ( M port/text.py), so commit" in refused.stdout
+    held = verify(tmp_path / "out" / "signoff.json", plan, "--allow-dirty")
     held.succeeds()
     assert "the checkout had uncommitted changes:  M port/text.py" in held.stdout
 

@@ -123,12 +123,17 @@ def collected(milestones: Milestones, stub: Stub, earlier: Earlier | None = None
     return collect(milestones.phases, stub, earlier or Earlier(), keep=lambda _name, _evidence: None)
 
 
-def record(
-    milestones: Milestones, stub: Stub | None = None, *, today: date = TODAY, created: str = "2027-01-10T00:00:00+00:00"
-) -> dict[str, Any]:
-    """A whole record. Its code digest is no real one."""
-    stub = stub or Stub()
-    found = collected(milestones, stub)
+def surroundings(
+    stub: Stub,
+    *,
+    today: date = TODAY,
+    created: str = "2027-01-10T00:00:00+00:00",
+    code: str = "c" * 64,
+    versions: Mapping[str, str] | None = None,
+    checkpoints: Mapping[str, str] | None = None,
+    clean: bool = False,
+) -> Surroundings:
+    """What a record says beside its evidence. Its code digest is no real one."""
     environment = {
         "created": created,
         "command": f"parity signoff {created}",
@@ -140,9 +145,22 @@ def record(
         "cpu": "a cpu",
         "packages": {"torch": "2.0"},
     }
-    about = Surroundings(
-        Checkout("f" * 40, False, (" M port/text.py",)), "c" * 64, stub.checkpoints(), {"torch": "2.0"}, environment,
-        1.5, today,
+    state = Checkout("f" * 40, clean, () if clean else (" M port/text.py",))
+    return Surroundings(
+        state, code, checkpoints or stub.checkpoints(), versions or {"torch": "2.0"}, environment, 1.5, today
     )  # fmt: skip
+
+
+def record(
+    milestones: Milestones,
+    stub: Stub | None = None,
+    *,
+    today: date = TODAY,
+    created: str = "2027-01-10T00:00:00+00:00",
+    clean: bool = False,
+) -> dict[str, Any]:
+    """A whole record."""
+    stub = stub or Stub()
+    found = collected(milestones, stub)
     judged = verdicts(milestones, [], found.evidence, today=today)
-    return make_record(milestones, judged, found, about)
+    return make_record(milestones, judged, found, surroundings(stub, today=today, created=created, clean=clean))
