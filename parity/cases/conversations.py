@@ -40,6 +40,7 @@ def conversation_cases() -> list[Case]:
             1,
             TINY,
             (
+                (Turn("user", "As a string."), Turn("assistant", "\nYes \n"), Turn("user", " Again? ")),
                 (
                     Turn("system", "You are terse. "),
                     "See ",
@@ -50,7 +51,6 @@ def conversation_cases() -> list[Case]:
                     _CLIP,
                     "?",
                 ),
-                (Turn("user", "As a string."), Turn("assistant", "\nYes \n"), Turn("user", " Again? ")),
             ),
             stages=("processor",),
         ),

@@ -46,6 +46,14 @@ _COUNTED: tuple[Edit, ...] = (
 )
 
 
+_CAPPED: tuple[Edit, ...] = (
+    (VIDEO_FILE, "cap_pixels_per_frame", True),
+    (VIDEO_FILE, "max_video_tokens", 6),
+    (VIDEO_FILE, "size.shortest_edge", 2048),
+    (VIDEO_FILE, "size.longest_edge", 40000),
+)
+
+
 def limit_cases() -> list[Case]:
     """Return the cases about sizes. They belong to phase 1."""
     return [
@@ -116,6 +124,13 @@ def limit_cases() -> list[Case]:
             "other means, deviations and scales of each channel, frames per second, limits of frames and of pixels",
             (*_clips((30, 64, 48, 8.0), (3, 64, 48, 9.0), (9, 96, 128, 6.0)), *_shown((60, 60), (200, 180))),
             SeededCheckpoint("tiny", edits=_OTHER, rewrites=("older-pixel-limits",)),
+        ),
+        _case(
+            "frames-capped",
+            "clips of few frames with the largest number of tokens, and of many with their share of the budget",
+            _clips((4, 160, 128, 2.0), (13, 160, 128, 2.0), (33, 160, 128, 2.0)),
+            SeededCheckpoint("tiny", edits=_CAPPED),
+            since=(5, 22),
         ),
         _case(
             "frames-counted",
