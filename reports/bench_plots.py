@@ -9,7 +9,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
+from reports import formatting as fmt
 from reports.plots import INK, SETTINGS, bare, plain_label, svg
 
 _SIDES = (("port", "dot", "o"), ("reference", "muted", "s"))
@@ -67,6 +69,7 @@ def growth(document: Mapping[str, Any]) -> str | None:
                 axes.plot(at, [point[side] for point in own], f"{marker}-", color=INK[ink], markersize=4, label=side)
             axes.plot(at, [point["expected"] for point in own], "--", color=INK["gate"], label="limit of the machine")
             axes.set_title(plain_label(name, limit=40), color=INK["fg"], fontsize=10)
+            axes.set_xticks(at, [fmt.number(value) for value in at])
             axes.set_xlabel("pixels" if name == "vision" else "rows" if "batch" in name else "tokens", color=INK["fg"])
             axes.set_ylabel("seconds", color=INK["fg"])
             if not number:
@@ -79,6 +82,8 @@ def _logarithmic(axes: Axes) -> None:
     bare(axes)
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _legend(axes: Axes) -> None:

@@ -88,7 +88,7 @@ def _bytes(tensor: Tensor) -> int:
 def count(model: Qwen3VL, run: Callable[[], Run]) -> Counts:
     """Count one run on ``model``. ``run`` prepares it anew each time, uncounted."""
     kernels = kernels_of(model)
-    with torch.inference_mode():
+    with torch.no_grad():
         prepared = run()
         with FlopCounterMode(display=False) as flops:
             prepared()

@@ -23,7 +23,7 @@ CONFIDENCE = 0.9
 # A run shorter than this is timed in 60 pairs.
 SHORT = 0.25
 _FEWEST, _FEWEST_LONG, _MOST = 60, 6, 60
-_AT_LEAST = 0.05
+_AT_LEAST = 0.1
 _RESAMPLES = 2000
 
 Run = Callable[[], object]

@@ -89,7 +89,7 @@ class PortEngine:
         with nullcontext() if self.kernels is None else computing_with(self.kernels), listening(replacing(sink)):
             return run_steps(self.session(inputs, steps=steps), inputs, tokens, steps=steps)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def vision(self, inputs: TensorMap) -> None:
         for pixels, grids in tower_inputs(inputs):
             self.model.model.visual(pixels, grids)
@@ -101,11 +101,11 @@ class _PortSession:
         batch, tokens = inputs.input_ids.shape
         self.cache = model.new_cache(batch, tokens + steps)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def prefill(self) -> Tensor:
         return self.model.prefill(self.inputs, self.cache, chunk=self.chunk)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, token_ids: Tensor) -> Tensor:
         return self.model.decode(token_ids, self.cache)
 
