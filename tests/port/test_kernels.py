@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.port.port_samples import ROWS, batch
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 needs_compiler = pytest.mark.skipif(not isinstance(native(), Native), reason=f"no compiled kernels: {native()}")
-VARIANTS = {
+VARIANTS: dict[str, Callable[[], FastKernels]] = {
     "this machine": fast_kernels,
     "no compiler": lambda: FastKernels(None, widen=False),
     "no compiler, no bfloat16": lambda: FastKernels(None, widen=True),

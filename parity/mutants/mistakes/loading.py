@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import port.weights
 from parity.mutants.arithmetic import rounded
 from parity.mutants.base import FLOAT32, FORWARD, LOADING, PICTURE, around, family
 from port.config import Qwen3VLConfig
+from port.layers import Linear
 from port.model import Qwen3VL
 from port.weights import Checkpoint
 
@@ -62,7 +63,7 @@ def _default_eps(raw: dict[str, Any]) -> dict[str, Any]:
 def _head_with_bias(original: Any, self: Qwen3VL, config: Qwen3VLConfig) -> None:
     original(self, config)
     if not config.tie_word_embeddings:
-        self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=True)
+        self.lm_head = Linear(config.text.hidden_size, config.text.vocab_size, bias=True)
 
 
 def _transposed(tensor: Tensor) -> Tensor:
