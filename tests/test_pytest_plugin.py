@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen3vl_parity.pytest_plugin import Outcome, phase_number
+from parity.pytest_plugin import Outcome, phase_number
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ def foreign(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def _run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    options = ("-p", "qwen3vl_parity.pytest_plugin", "-p", "no:randomly", "-p", "no:cacheprovider")
+    options = ("-p", "parity.pytest_plugin", "-p", "no:randomly", "-p", "no:cacheprovider")
     return pytester.runpytest_subprocess(*options, *arguments)
 
 

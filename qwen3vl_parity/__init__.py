@@ -1,1 +1,0 @@
-"""Names that cannot clash with those of another repository; so far the pytest plugin."""
