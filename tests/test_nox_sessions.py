@@ -46,6 +46,8 @@ def _commands() -> dict[str, list[tuple[str, ...]]]:
         "signoff",
         "perf",
         "perf_rates",
+        "diagnose",
+        "engines",
     )
     found = {}
     for name in names:

@@ -173,13 +173,14 @@ def _judged(case: BundleCase, stage: str, trace: Trace, selection: Selection) ->
         return _refused(described, stage, refusal, case.name)
     dtype = described.dtype if stage in FLOORED else "any dtype"
     reference, floors = check_stage(case, stage, dtype)
-    check_names(trace, reference)
+    check_names(trace, reference, of_any_model=True)  # first, as a misspelt name may be one that binds the trace
     fitting: Trace = reference
     if stage == "model":
         trace, fitting = fitted(trace, reference, causal=selection.layout is not None and selection.layout.causal)
         refusal = None if described.checkpoint is not None else _bound_by_values(trace, reference, floors)
         if refusal is not None:
             return _refused(described, stage, refusal, case.name)
+    check_names(trace, reference)
     findings = compare(trace, Comparison(fitting, floors, DEFAULT_GATE))
     runs = case.part(dtype, stage)["floor_runs"] if stage in FLOORED else []
     findings, judgement = _judgement(findings, stage, trace, fitting, floors, selection.promise)

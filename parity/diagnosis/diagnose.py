@@ -22,6 +22,7 @@ from parity.mutants.base import Mutant
 from parity.mutants.registry import ALL
 
 Progress = Callable[[str], None]
+_WORTH = 0.01  # share of the failing rows that the nearest mistake explains, for a sentence to name it
 _SHOWN = 5  # causes that a sentence names
 
 
@@ -246,7 +247,7 @@ def headline(found: Sequence[Diagnosed], hypotheses: int) -> str:
 
 def _unexplained(item: Diagnosed, hypotheses: int) -> str:
     text = f"{item.judged.case}: none of {hypotheses} known mistakes explains it"
-    if item.nearest is not None:
+    if item.nearest is not None and item.nearest.share >= _WORTH:
         text += (
             f"; the nearest is {' with '.join(item.nearest.ids)}, which leaves {100 * (1 - item.nearest.share):.0f} % "
             "of the failing rows"

@@ -155,6 +155,8 @@ class Search:
         if trial.stopped is None or trial.at_first is None:
             return False
         before, after = self.evidence.before, trial.residues.get(trial.stopped, APART)
+        if not math.isfinite(after.ratio):  # an exact value, or one of another shape: rounding changes neither
+            return False
         at_first = trial.at_first.passed or trial.at_first.ratio <= _CLOSE * before[first].ratio
         return at_first and after.ratio <= max(_CLOSE * before[trial.stopped].ratio, _SLIGHTLY)
 

@@ -12,9 +12,15 @@ from parity.core.trace import SeamKey, Trace
 _SHOWN = 3
 
 
-def check_names(subject: Trace, reference: Trace) -> None:
-    """Raise TraceError for names that the reference does not have, with the nearest name that it has."""
+def check_names(subject: Trace, reference: Trace, *, of_any_model: bool = False) -> None:
+    """Raise TraceError for names that the reference does not have, with the nearest name that it has.
+
+    With ``of_any_model``, names of layers and blocks that only a deeper model has are left alone.
+    """
     unknown = unknown_names(subject.entries(), reference.entries())
+    if of_any_model:
+        kinds = {_kind(key.name) for key in reference.entries()}
+        unknown = [name for name in unknown if _kind(name) not in kinds]
     if unknown:
         raise TraceError(f"{_where(subject)} has {described(unknown, reference.entries())}; `parity seams` lists them")
 
@@ -31,7 +37,7 @@ def described(unknown: list[str], known: Iterable[SeamKey]) -> str:
     # Names that differ in a number only have the same cause.
     kinds: dict[str, list[str]] = {}
     for name in unknown:
-        kinds.setdefault(re.sub(r"\d+", "{}", name), []).append(name)
+        kinds.setdefault(_kind(name), []).append(name)
     shown = []
     for members in list(kinds.values())[:_SHOWN]:
         near = get_close_matches(members[0], names, n=1, cutoff=0.5)
@@ -40,6 +46,10 @@ def described(unknown: list[str], known: Iterable[SeamKey]) -> str:
     rest = f" and {len(kinds) - _SHOWN} other kinds" if len(kinds) > _SHOWN else ""
     plural = "names that no seam has" if len(unknown) > 1 else "a name that no seam has"
     return f"{plural}: {', '.join(shown)}{rest}"
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\d+", "{}", name)
 
 
 def _where(trace: Trace) -> str:

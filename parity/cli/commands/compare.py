@@ -54,7 +54,7 @@ def compare_folders(options: CompareOptions) -> int:
     reference, subject = FolderTrace(options.reference), FolderTrace(options.subject)
     runs = [FolderTrace(folder) for folder in options.floors]
     check_reference(reference)
-    check_names(subject, reference)
+    check_names(subject, reference, of_any_model=True)
     check_binding(subject, reference, runs)
     floors = Floors(reference)
     for run in runs:
