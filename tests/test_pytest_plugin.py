@@ -33,7 +33,7 @@ def foreign(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def _run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    options = ("-p", "parity.pytest_plugin", "-p", "no:randomly", "-p", "no:cacheprovider")
+    options = ("-p", "no:randomly", "-p", "no:cacheprovider")
     return pytester.runpytest_subprocess(*options, *arguments)
 
 
