@@ -17,6 +17,9 @@ nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "tests", "parity"]
 
+# Two workers, each with the tests of whole files. Several threads in each would be in each other's way.
+WORKERS = ("-n", "2", "--dist", "loadfile")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 HERE = Path(__file__).parent
 VENV = HERE / ".venv"
 # The oldest supported transformers. It is put in front of the shared environment, so that torch is not installed twice.
@@ -53,8 +56,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the default tests. Arguments are passed to pytest."""
-    run(session, "pytest", *session.posargs)
+    """Run the default tests in two processes. Arguments are passed to pytest."""
+    run(session, "pytest", *WORKERS, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests that the default ones leave out: training, and attacks that take long."""
+    run(session, "pytest", *WORKERS, "-m", "slow", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session

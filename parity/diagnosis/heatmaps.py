@@ -38,7 +38,9 @@ def heat_maps(inputs: CaseInputs, findings: Sequence[Finding]) -> list[HeatMap]:
     """
     shown: list[tuple[str, Image.Image]] = list(inputs.images)
     pictures = list(_maps(inputs, findings, "images", "image", shown))
-    frames = list(_maps(inputs, findings, "videos", "frame", _frames(inputs)))
+    # Without a finding there is nothing to show, and a case that judges sizes only has no frames.
+    decoded = [] if _shown(findings, "videos") is None else _frames(inputs)
+    frames = list(_maps(inputs, findings, "videos", "frame", decoded))
     kept = sorted(range(len(frames)), key=lambda index: -float(np.nanmax(frames[index].errors)))[:MOST_FRAMES]
     return [*pictures, *(frames[index] for index in sorted(kept))]
 

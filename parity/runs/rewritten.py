@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from parity.cases.case import Edit
 from parity.core.errors import ParityError
@@ -92,6 +91,7 @@ def _misaligned(folder: Path) -> None:
 def _mixed_dtypes(folder: Path) -> None:
     """Norms stay in float32, all other tensors are bfloat16, and those of the vision tower's mergers float16."""
     import torch  # only needed here
+    from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / _WEIGHTS)
     for name, tensor in tensors.items():

@@ -8,6 +8,9 @@ from difflib import get_close_matches
 
 from parity.core.errors import TraceError
 from parity.core.trace import SeamKey, Trace
+from parity.seams.generation import generation_specs
+from parity.seams.model import model_specs
+from parity.seams.processor import processor_specs
 
 _SHOWN = 3
 
@@ -15,12 +18,14 @@ _SHOWN = 3
 def check_names(subject: Trace, reference: Trace, *, of_any_model: bool = False) -> None:
     """Raise TraceError for names that the reference does not have, with the nearest name that it has.
 
+    Names that only other inputs have, such as those of videos, are left alone: their findings say more.
     With ``of_any_model``, names of layers and blocks that only a deeper model has are left alone.
     """
     unknown = unknown_names(subject.entries(), reference.entries())
     if of_any_model:
         kinds = {_kind(key.name) for key in reference.entries()}
         unknown = [name for name in unknown if _kind(name) not in kinds]
+    unknown = [name for name in unknown if not _of_another_input(name)]
     if unknown:
         raise TraceError(f"{_where(subject)} has {described(unknown, reference.entries())}; `parity seams` lists them")
 
@@ -46,6 +51,11 @@ def described(unknown: list[str], known: Iterable[SeamKey]) -> str:
     rest = f" and {len(kinds) - _SHOWN} other kinds" if len(kinds) > _SHOWN else ""
     plural = "names that no seam has" if len(unknown) > 1 else "a name that no seam has"
     return f"{plural}: {', '.join(shown)}{rest}"
+
+
+def _of_another_input(name: str) -> bool:
+    """Whether a seam without numbers in its name has this name."""
+    return any(name == spec.name for spec in (*model_specs(), *processor_specs(), *generation_specs()))
 
 
 def _kind(name: str) -> str:

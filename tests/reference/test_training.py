@@ -134,6 +134,7 @@ def test_every_parameter_has_one_optimizer(folder: Path) -> None:
     assert sorted(owned) == sorted(id(p) for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_a_short_run_learns_and_is_exported_as_a_checkpoint(folder: Path, tmp_path: Path) -> None:
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -151,6 +152,7 @@ def test_a_short_run_learns_and_is_exported_as_a_checkpoint(folder: Path, tmp_pa
     assert len(answers) == 8
 
 
+@pytest.mark.slow
 def test_processes_train_one_model_on_rows_of_their_own(folder: Path) -> None:
     recipe = replace(Recipe(), steps=2, warmup=1, mixture=Mixture(2, 2, 1, 1))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from parity.mutants.arithmetic import copied, pairs_rotated, rounded
 from parity.mutants.base import BATCH, FLOAT32, FORWARD, altered, around, family, replaced
 from port.kernels import Mask
-from port.layers import RMSNorm, apply_rotary, rotate_half
+from port.layers import RMSNorm, apply_rotary, rotate_half, together
 from port.model import Qwen3VL
 from port.text import DecoderLayer, TextAttention, TextMLP, TextModel
 
@@ -39,25 +39,29 @@ class Attention:
 
     norm_q: Callable[[TextAttention, Tensor], Tensor] = lambda attn, q: attn.q_norm(q)
     norm_k: Callable[[TextAttention, Tensor], Tensor] = lambda attn, k: attn.k_norm(k)
-    rotate_q: Callable[..., Tensor] = apply_rotary
-    rotate_k: Callable[..., Tensor] = apply_rotary
+    rotate_q: Callable[..., Tensor] | None = None
+    rotate_k: Callable[..., Tensor] | None = None
     rotate_v: Callable[..., Tensor] = lambda v, cos, sin: v
-    attend: Callable[..., Tensor] = _attend
+    attend: Callable[..., Tensor] | None = None
     merge_heads: Callable[[Tensor], Tensor] = lambda context: context.transpose(1, 2).flatten(2)
     project: Callable[[TextAttention, Tensor], Tensor] = lambda attn, context: attn.o_proj(context)
 
     def forward(self, attn: TextAttention, x: Tensor, cos: Tensor, sin: Tensor, mask: Mask, cache: Any) -> Tensor:
         heads = (*x.shape[:2], -1, attn.head_dim)
-        q = attn.tap("q_norm", self.norm_q(attn, attn.q_proj(x).view(heads)))
-        k = attn.tap("k_norm", self.norm_k(attn, attn.k_proj(x).view(heads)))
-        v = attn.tap("v", attn.v_proj(x).view(heads))
-        q = attn.tap("q_rope", self.rotate_q(q, cos, sin)).transpose(1, 2)
-        k = attn.tap("k_rope", self.rotate_k(k, cos, sin)).transpose(1, 2)
+        q, k, v = together(attn.kernels, x, attn.q_proj, attn.k_proj, attn.v_proj)
+        q = attn.tap("q_norm", self.norm_q(attn, q.view(heads)))
+        k = attn.tap("k_norm", self.norm_k(attn, k.view(heads)))
+        v = attn.tap("v", v.view(heads))
+        q = attn.tap("q_rope", (self.rotate_q or attn.kernels.rotary)(q, cos, sin)).transpose(1, 2)
+        k = attn.tap("k_rope", (self.rotate_k or attn.kernels.rotary)(k, cos, sin)).transpose(1, 2)
         v = self.rotate_v(v, cos, sin).transpose(1, 2)
         if cache is not None:
             k, v = cache.update(attn.layer, k, v)
         k, v = attn.tap("k_cache", k), attn.tap("v_cache", v)
-        context = self.merge_heads(self.attend(q, k, v, mask.seen, attn))
+        if self.attend is None:
+            context = self.merge_heads(attn.kernels.attention(q, k, v, mask))
+        else:
+            context = self.merge_heads(self.attend(q, k, v, mask.seen, attn))
         return attn.tap("out", self.project(attn, attn.tap("context", context)))
 
     def planted(self) -> AbstractContextManager[None]:

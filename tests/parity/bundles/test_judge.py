@@ -122,7 +122,7 @@ def test_what_is_missing_is_incomplete(judge: Judge, golden: Golden, tmp_path: P
     # A single trace is judged alone. With a folder, every case and stage is expected.
     answer = judge(golden.traces / TEXT)
     answer.succeeds(code=3)
-    assert f"has no model trace of {PICTURE}" in answer.stdout
+    assert f"has no processor trace of {PICTURE}" in answer.stdout
     judge(golden.traces / TEXT, "--case", TEXT).succeeds()
     shutil.copytree(golden.subject(TEXT), tmp_path / "one" / "subject")
     judge(tmp_path / "one", "--case", TEXT).succeeds(code=3)

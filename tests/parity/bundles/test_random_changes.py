@@ -34,6 +34,7 @@ def test_a_judge_that_checks_no_files_would_be_found(place: Place, monkeypatch: 
     assert found["bytes of the bundle", "DIVERGED"] > 0
 
 
+@pytest.mark.slow
 def test_a_gate_that_is_too_wide_would_be_found(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     import parity.bundles.judging as judging
 
