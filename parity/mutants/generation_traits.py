@@ -54,7 +54,8 @@ def _choice(each: Planned, fields: Mapping[str, Any], vocabulary: int) -> dict[s
         "default top_k": drawing and "top_k" not in given and vocabulary > _DEFAULT_TOP_K,
         "no top_k": drawing and used["top_k"] == 0 and vocabulary > _DEFAULT_TOP_K,
         "top_p": top_p,
-        "top_p 0": top_p and used["top_p"] == 0,
+        # Only one token is left, so this draw is never open.
+        "top_p 0": each.sampler.do_sample and used["top_p"] == 0,
         "top_k and top_p": top_k and 1 < used["top_k"] < vocabulary and top_p and used["top_p"] > 0,
         "min_p": drawing and used["min_p"] > 0,
         "idle settings": not each.sampler.do_sample and fields.get("temperature") not in (None, 1.0),

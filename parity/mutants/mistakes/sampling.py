@@ -355,7 +355,7 @@ MUTANTS = (
         "top-p-zero-ignored",
         "top_p 0 keeps all tokens instead of one",
         lambda: replaced(sampling, "keep_top_p", _p_none_left),
-        needs=frozenset({"drawing", "top_p 0"}),
+        needs=frozenset({"top_p 0"}),
     ),
     _any(
         "top-p-before-top-k",
