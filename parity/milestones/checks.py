@@ -12,6 +12,7 @@ from parity.answers.generation import Agreement, compare_generation
 from parity.cases.registry import chosen_cases
 from parity.core.errors import ParityError
 from parity.milestones.evidence import Content, of_error, of_tests
+from parity.milestones.performance import performance
 from parity.mutants.matrix import kill_matrix
 from parity.mutants.registry import ALL
 from parity.relations.examples import example
@@ -91,6 +92,7 @@ CHECKS: dict[str, Callable[[Mapping[str, Any], Loader], Content]] = {
     "relations": relations,
     "generation": generation,
     "kill-matrix": kill,
+    "performance": performance,
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from parity.bundles.jsonfile import check_schema, read_json
 from parity.core.errors import ParityError, TraceError
-from parity.milestones.evidence import validator
+from parity.milestones.evidence import validator, without_times
 from parity.milestones.keys import differences, digest_json
 from parity.milestones.plan import Item, Phase
 from parity.milestones.shards import Shard
@@ -74,8 +74,8 @@ def read_earlier(folder: Path | None) -> Earlier:
 
 
 def evidence_digest(evidence: Mapping[str, Any]) -> str:
-    """Return the digest over everything but the digest itself."""
-    return digest_json({name: value for name, value in evidence.items() if name != "digest"})
+    """Return the digest over everything but times and the digest itself."""
+    return digest_json({name: value for name, value in without_times(evidence).items() if name != "digest"})
 
 
 def every_item(phases: Sequence[Phase]) -> list[Item]:

@@ -30,6 +30,8 @@ DISCRETE = ("seam", "call", "step", "gate_kind", "status", "rows", "mismatches",
 TESTS = ("name", "outcome", "figure", "gate", "note")
 # The outcomes of the tests of a check. Those of a mutant are its fates.
 GOOD, BAD, OPEN = ("kept", "same", "caught", "invisible"), ("broken", "differs", "survived"), ("not exposed",)
+# The check that measures times.
+TIMED_CHECK = "performance"
 _STEP_ROUNDING = 1e-3
 _CLOSE = 1e-9
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -48,9 +50,9 @@ def of_findings(
     )
 
 
-def of_tests(tests: Sequence[Sequence[Any]]) -> Content:
-    """Return the content of a check's evidence: rows of ``TESTS``."""
-    return _content(tests=[list(test) for test in tests])
+def of_tests(tests: Sequence[Sequence[Any]], *, timed: Sequence[str] = ()) -> Content:
+    """Return the content of a check's evidence: rows of ``TESTS``. ``timed`` names those whose figures are times."""
+    return _content(tests=[list(test) for test in tests], timed=list(timed))
 
 
 def of_mistakes(required: Sequence[str]) -> Content:
@@ -76,6 +78,7 @@ def _content(**given: Any) -> Content:
         "required": None,
         "blind_spots": None,
         "floor_runs": [],
+        "timed": [],
     }
     return empty | given
 
@@ -171,15 +174,27 @@ def _plain(verdict: Verdict, reason: str, tests: Sequence[Any] = ()) -> Judgemen
     return Judgement(verdict, reason, None, len(tests), len(tests), 0)
 
 
+def without_times(evidence: Mapping[str, Any]) -> dict[str, Any]:
+    """Return evidence without the figures and notes of timed tests, which differ from run to run.
+
+    Digests cover this. The outcome of a timed test stays, and must follow from its figure.
+    """
+    tests = evidence["tests"]
+    if tests is None or not evidence["timed"]:
+        return dict(evidence)
+    kept = [cells if cells[0] not in evidence["timed"] else [*cells[:2], None, cells[3], ""] for cells in tests]
+    return {**evidence, "tests": kept}
+
+
 def worst(evidence: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the value, or the test of a check, that is nearest to its gate or furthest over it."""
+    """Return the value, or the test of a check, that is nearest to its gate or furthest over it. Times are left out."""
     found: list[dict[str, Any]] = []
     for cells in evidence["values"] or []:
         value = row(cells)
         found.append({name: value[name] for name in ("figure", "gate", "ratio")} | _place(value, "accumulated"))
         alone = {name: value[f"alone_{name}"] for name in ("figure", "gate", "ratio")}
         found.append(alone | _place(value, "isolated"))
-    for cells in evidence["tests"] or []:
+    for cells in without_times(evidence)["tests"] or []:
         test = dict(zip(TESTS, cells, strict=True))
         ratio = test["figure"] / test["gate"] if test["figure"] is not None and test["gate"] else None
         place = {"at": test["name"], "comparison": "check", "row": None}
@@ -205,6 +220,10 @@ def contradictions(evidence: Mapping[str, Any]) -> Iterator[str]:
             yield f"{test['name']}.figure is {test['figure']} over a gate of {test['gate']}, but it {test['outcome']}"
         if test["outcome"] in BAD and test["figure"] is not None and not over:
             yield f"{test['name']}.outcome is {test['outcome']}, but its figure {test['figure']} is within the gate"
+    names = [cells[0] for cells in evidence["tests"] or []]
+    yield from (f"timed names {name!r}, of which there is no test" for name in evidence["timed"] if name not in names)
+    if evidence["timed"] and not evidence["item"].startswith(TIMED_CHECK):
+        yield f"timed names tests of {evidence['item']}; only {TIMED_CHECK} measures times"
 
 
 def _value_faults(value: Mapping[str, Any]) -> Iterator[str]:

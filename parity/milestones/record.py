@@ -91,9 +91,10 @@ def make_record(
 
 
 def record_digest(statement: Mapping[str, Any]) -> str:
-    """Return the digest over the whole statement except ``run`` and the digest itself."""
+    """Return the digest over the whole statement except ``run``, times and the digest itself."""
     predicate = statement["predicate"]
     inner = {name: value for name, value in predicate["signoff"].items() if name not in ("run", "digest")}
+    inner["evidence"] = {name: figures.without_times(found) for name, found in inner["evidence"].items()}
     return digest_json({**statement, "predicate": {**predicate, "signoff": inner}})
 
 
@@ -145,11 +146,12 @@ def _sealed(evidence: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evidence_seals(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """Return short digests of the fields, and of the rows and columns of the values and tests."""
+    """Return short digests of the fields, and of the rows and columns of the values and tests, times apart."""
     fields = [name for name in evidence if name not in ("values", "tests", "digest", "seals")]
     found: dict[str, Any] = {"fields": {name: _short(evidence[name]) for name in fields}}
+    untimed = figures.without_times(evidence)
     for table in ("values", "tests"):
-        rows = evidence[table] or []
+        rows = untimed[table] or []
         found[table] = {
             "rows": [_short(cells) for cells in rows],
             "columns": [_short(list(column)) for column in zip(*rows, strict=True)],
