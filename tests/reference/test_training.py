@@ -168,6 +168,7 @@ def test_processes_train_one_model_on_rows_of_their_own(folder: Path) -> None:
         TINY.share(2)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_training(folder: Path) -> None:
     def kill(_step: int, _loss: float) -> None:
         (other,) = multiprocessing.active_children()

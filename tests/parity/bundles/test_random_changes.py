@@ -20,17 +20,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.mark.parametrize("kind", SHARES)
 def test_no_random_change_hides_a_difference(kind: str, place: Place) -> None:
-    found = work(place, (kind, 40, 1))
-    assert found.total() == 40
+    found = work(place, (kind, 15, 1))
+    assert found.total() == 15
     assert passed(found) == 0, found
     # Most changes are judged or refused; few change nothing.
-    assert sum(count for (_, outcome), count in found.items() if outcome.startswith("no ")) < 20
+    assert sum(count for (_, outcome), count in found.items() if outcome.startswith("no ")) < 8
 
 
 def test_a_judge_that_checks_no_files_would_be_found(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the digests, some changed bundle is judged as if it were sound."""
     monkeypatch.setattr(bundle_module, "check_files", lambda _folder, _files: None)
-    found = work(place, ("bytes of the bundle", 60, 2))
+    found = work(place, ("bytes of the bundle", 30, 2))
     assert found["bytes of the bundle", "DIVERGED"] > 0
 
 

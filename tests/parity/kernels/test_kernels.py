@@ -166,6 +166,7 @@ def test_wrong_kernels_are_not_a_correct_run(run_port: Any) -> None:
     assert "first divergence at vision.blocks.0.attn.context" in result.judgement.reason
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(EVERY == (IN_ITS_OWN_PROCESS,), reason="this is that process")
 def test_jax_passes_the_same_tests_in_a_process_of_its_own() -> None:
     done = subprocess.run(

@@ -75,12 +75,23 @@ def _suite(cases: Sequence[Case], loader: Loader, *, dtype: str = "float32") -> 
     return run_suite(cases, loader, dtype=dtype, progress=lambda _case, _what: None, finished=lambda _run: None)
 
 
+Ran = tuple[list[CaseSummary], Loads]
+
+
+@pytest.fixture(scope="module")
+def ran(cache: Path) -> dict[str, Ran]:
+    """The cases run together, and what was loaded for them, by dtype."""
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        with pytest.MonkeyPatch.context() as patch:
+            loads = Loads(patch)
+            found[dtype] = _suite(CASES, Loader(cache), dtype=dtype), loads
+    return found
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_each_checkpoint_is_loaded_once_for_each_dtype(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
-) -> None:
-    loads = Loads(monkeypatch)
-    summaries = _suite(CASES, Loader(cache), dtype=dtype)
+def test_each_checkpoint_is_loaded_once_for_each_dtype(ran: dict[str, Ran], dtype: str) -> None:
+    summaries, loads = ran[dtype]
     assert [summary.case for summary in summaries] == CASES
     assert {summary.judgement.verdict for summary in summaries} == {Verdict.PARITY}
     assert set(loads.counts.values()) == {1}
@@ -89,9 +100,8 @@ def test_each_checkpoint_is_loaded_once_for_each_dtype(
     assert loads.most == 1, "the models of a checkpoint are dropped when its cases are done"
 
 
-def test_a_case_gives_the_same_findings_as_alone(cache: Path) -> None:
-    together = _suite(CASES, Loader(cache))
-    for summary in together:
+def test_a_case_gives_the_same_findings_as_alone(cache: Path, ran: dict[str, Ran]) -> None:
+    for summary in ran["float32"][0]:
         (alone,) = _suite([summary.case], Loader(cache))
         assert finding_sections(summary.findings) == finding_sections(alone.findings), summary.case.name
 
