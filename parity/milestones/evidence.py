@@ -39,11 +39,16 @@ Content = dict[str, Any]
 
 
 def of_findings(
-    findings: Sequence[Finding], *, error: str | None, blind_spots: Sequence[str] | None, floor_runs: Sequence[str]
+    findings: Sequence[Finding],
+    *,
+    error: str | None,
+    loaded: bool = True,
+    blind_spots: Sequence[str] | None,
+    floor_runs: Sequence[str],
 ) -> Content:
-    """Return the content of a case's evidence. ``error`` is what the subject raised."""
+    """Return the content of a case's evidence. ``error`` is what the subject raised, while loading or later."""
     return _content(
-        error=None if error is None else {"side": "subject", "text": error},
+        error=None if error is None else {"side": "subject" if loaded else "loading", "text": error},
         values=[_row(finding) for finding in findings],
         blind_spots=None if blind_spots is None else sorted(blind_spots),
         floor_runs=list(floor_runs),
@@ -132,7 +137,8 @@ def verdict_of(item: Item, evidence: Mapping[str, Any], cases: Sequence[Mapping[
         return _plain(Verdict.INCOMPLETE, error["text"])
     if evidence["values"]:
         findings = [_finding(cells) for cells in evidence["values"]]
-        return judge(findings, subject_error=None if error is None else error["text"])
+        text = None if error is None else error["text"]
+        return judge(findings, subject_error=text, loaded=error is None or error["side"] != "loading")
     if error is not None:
         return _plain(Verdict.DIVERGED, f"the subject failed: {error['text']}")
     if item.kind == MISTAKES:

@@ -72,7 +72,11 @@ class PortSource:
         if self._look is not None:
             _shown(self._look, item, run)
         return evidence.of_findings(
-            run.result.findings, error=run.result.error, blind_spots=_blind_spots(run), floor_runs=run.floor_runs
+            run.result.findings,
+            error=run.result.error,
+            loaded=run.result.loaded,
+            blind_spots=_blind_spots(run),
+            floor_runs=run.floor_runs,
         )
 
 

@@ -33,18 +33,22 @@ from reference.errors import ReferenceModelError
 
 @dataclass(frozen=True)
 class Result:
-    """The findings of all stages and their verdict. ``error`` is what the subject raised, if it did."""
+    """The findings of all stages and their verdict. ``error`` is what the subject raised, if it did.
+
+    Not ``loaded``: it raised before its first seam.
+    """
 
     findings: list[Finding]
     judgement: Judgement
     error: str | None = None
+    loaded: bool = True
 
     @classmethod
     def of(cls, results: Sequence[StageResult]) -> Result:
         findings = [finding for result in results for finding in result.findings]
         error = next((result.error for result in results if result.error is not None), None)
         loaded = all(result.loaded for result in results)
-        return cls(findings, judge(findings, subject_error=error, loaded=loaded), error)
+        return cls(findings, judge(findings, subject_error=error, loaded=loaded), error, loaded)
 
 
 @dataclass

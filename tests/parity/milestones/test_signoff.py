@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from parity.milestones.evidence import Content
 from parity.milestones.record import verdicts
 from parity.milestones.signoff import MilestoneVerdict, SignOff, total, total_label
 from port import PortError
-from tests.parity.milestones.samples import PLAN, TODAY, WAIVER, case_content, collected, plan, with_contents
+from tests.parity.milestones.samples import PLAN, TODAY, WAIVER, case_content, collected, finding, plan, with_contents
 
 PHOTO, TEXT = "case:photo:float32", "case:text:float32"
 FAILING = case_content(figure=9e-7)
@@ -85,6 +86,15 @@ def test_a_case_without_evidence_is_missing(tmp_path: Path) -> None:
     assert first.verdict is SignOff.INCOMPLETE
     assert first.reason.startswith(f"{PHOTO}: it was not run")
     assert second.verdict is SignOff.SIGNED_OFF
+
+
+def test_a_port_that_cannot_load_says_so(tmp_path: Path) -> None:
+    expected = [replace(finding("text.norm"), status="missing", ratio=None, figure=None, isolated=None)]
+    for loaded, said in ((False, "first divergence at loading: no tensor"), (True, "the subject failed: no tensor")):
+        content = evidence.of_findings(expected, error="no tensor", loaded=loaded, blind_spots=None, floor_runs=["a"])
+        first = judged(tmp_path, {PHOTO: content})[0]
+        assert first.verdict is SignOff.REFUSED
+        assert first.reason == f"{PHOTO}: {said}"
 
 
 def test_a_check_that_breaks_or_shows_nothing(tmp_path: Path) -> None:
