@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from reports.errors import ReportError
+
+# A temporary file of this age was left by a process that was killed.
+_LEFT_SECONDS = 3600
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
@@ -21,6 +26,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
     try:
         for path, data in files.items():
             make_folder(path.parent)
+            _remove_left(path)
             temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
             # Listed before it exists: an interrupt right after open() still finds it to remove.
             staged.append((temporary, path))
@@ -59,6 +65,15 @@ def make_folder(folder: Path) -> None:
         raise ReportError(
             f"{folder} cannot be created: {error.strerror or error}; name a folder below one that you can write to"
         ) from error
+
+
+def _remove_left(target: Path) -> None:
+    """Remove old temporary files of ``target``. Newer ones may belong to a process that is writing now."""
+    left = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}\.tmp")
+    with contextlib.suppress(OSError):
+        for path in target.parent.iterdir():
+            if left.fullmatch(path.name) and time.time() - path.lstat().st_mtime > _LEFT_SECONDS:
+                path.unlink(missing_ok=True)
 
 
 def _write(temporary: Path, *, data: bytes, target: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from reports import ReportError, write_report
-from reports.atomic import write_files
+from reports.atomic import write_bytes, write_files
 
 
 def _three(folder: Path, *, content: bytes) -> dict[Path, bytes]:
@@ -91,3 +91,14 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"file cannot be"):
         write_files({tmp_path / "file" / "a": b"x"})
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    old, other = (tmp_path / f".{name}.0123456789ab.tmp" for name in ("a.json", "b.json"))
+    new = tmp_path / ".a.json.ba9876543210.tmp"
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    write_bytes(tmp_path / "a.json", data=b"whole")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.json", new.name, other.name}
