@@ -41,7 +41,8 @@ def generate(
     has its own random generator, so other rows in the batch change nothing but the rounding of its logits. Prompts
     may be padded on either side (transformers' ``generate`` supports only left padding). They are prefilled ``chunk``
     tokens at a time. The KV cache is allocated once. Rows that have ended stay in the batch until the last one ends;
-    their further tokens are not used. Raises InputError for inputs that do not fit the model, and if logits are NaN or
+    their further tokens are not used. ``inputs`` may be on any device; numbers are drawn on the CPU, the same ones
+    whatever the model's device. Raises InputError for inputs that do not fit the model, and if logits are NaN or
     infinite.
     """
     most = config.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -75,6 +76,7 @@ def generate_all(
 def _steps(
     model: Qwen3VL, inputs: Inputs, config: GenerationConfig, most: int, chunk: int | None, seed: int
 ) -> Iterator[Step]:
+    inputs = inputs.to(model.device)
     batch, tokens = inputs.input_ids.shape
     # The last token is never fed back.
     cache = model.new_cache(batch, tokens + most - 1)

@@ -47,7 +47,7 @@ def load_model(
     """Build the port from a checkpoint folder, in eval mode, with weights cast to ``dtype``.
 
     ``kernels`` is "fast" (what suits the machine; compiled on first use if there is a compiler) or "plain" (torch's own
-    operations), see ``port.kernels``.
+    operations), see ``port.kernels``. The fast ones are for the CPU; on another ``device`` all models are "plain".
 
     Weights that are stored in ``dtype`` are not copied on the CPU: the model uses the mapped files, and refuses to run
     once they were changed (see ``MappedFile``). They are mapped privately: writing into a parameter changes neither
@@ -60,9 +60,10 @@ def load_model(
     config = Qwen3VLConfig.from_folder(folder)
     with torch.device("meta"):
         model = Qwen3VL(config)
+    device = torch.device(device)
     with Checkpoint(folder) as checkpoint:
-        _fill(model, checkpoint, dtype=dtype, device=torch.device(device))
-    use_kernels(model, kernels)
+        _fill(model, checkpoint, dtype=dtype, device=device)
+    use_kernels(model, kernels if device.type == "cpu" else "plain")
     return model.eval().requires_grad_(False)
 
 
@@ -124,13 +125,14 @@ def _fill(model: Qwen3VL, checkpoint: Checkpoint, *, dtype: torch.dtype, device:
             )
         # Kernels expect numbers at multiples of their size, but a file may place them anywhere.
         misplaced = read.data_ptr() % read.element_size() != 0
-        tensor = read.view(parameters[name].shape).to(device=device, dtype=dtype, copy=misplaced)
-        if tensor.data_ptr() == read.data_ptr():
+        tensor = read.view(parameters[name].shape).to(dtype=dtype, copy=misplaced)
+        if device.type == "cpu" and tensor.data_ptr() == read.data_ptr():
             used.add(checkpoint.file(checkpoint_name(name)))
         return tensor
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        state = dict(zip(parameters, pool.map(load, parameters), strict=True))
+        loaded = zip(parameters, pool.map(load, parameters), strict=True)
+        state = {name: tensor.to(device) for name, tensor in loaded}
     if model.config.tie_word_embeddings and LM_HEAD in checkpoint.keys:
         _check_tied(checkpoint)
     model.load_state_dict(state, strict=True, assign=True)

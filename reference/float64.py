@@ -117,7 +117,7 @@ def exact_frequencies(reference: ReferenceModel) -> Iterator[tuple[Any, Tensor]]
     for name, module, dim, base in pairs:
         exact = 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim))
         loaded = module.inv_freq
-        if loaded.shape != exact.shape or not torch.allclose(loaded.double(), exact, rtol=1e-2, atol=0.0):
+        if loaded.shape != exact.shape or not torch.allclose(loaded.cpu().double(), exact, rtol=1e-2, atol=0.0):
             raise ReferenceModelError(
                 f"the {name} rotary embedding of this transformers version has frequencies {loaded.tolist()[:4]}, "
                 f"expected {exact.tolist()[:4]}; a float64 yardstick would not match it, use another version"

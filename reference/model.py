@@ -7,6 +7,7 @@ Shape legend
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig, Qwen3VLForConditionalGeneration
 from transformers.utils import logging as hf_logging
 
+from reference.devices import has_float64
 from reference.errors import ReferenceModelError
 from reference.version import transformers_major
 from reference.weights import LEGACY_KEYS
@@ -38,14 +40,23 @@ class State:
 class ReferenceModel:
     """A loaded reference model. Its attention can be switched between runs without loading it again."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, in_float64: ReferenceModel | None = None) -> None:
         self.model = model
+        # The same model on a device that has float64, for the yardstick.
+        self.in_float64 = in_float64 or self
 
     @classmethod
     def load(
-        cls, source: str | Path, *, dtype: torch.dtype = torch.float32, attention: Attention = "eager"
+        cls,
+        source: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        attention: Attention = "eager",
+        device: torch.device | str = "cpu",
     ) -> ReferenceModel:
         """Load from a local folder or a hub id. Only safetensors, no remote code, and every key must be used.
+
+        On a ``device`` without float64, the model is also kept on the CPU, see ``in_float64``.
 
         Raises ReferenceModelError if a tensor is missing or left over: the reference would fill missing tensors
         with random numbers, and the yardstick would be useless.
@@ -77,7 +88,11 @@ class ReferenceModel:
         if any(wrong.values()):
             shown = {kind: sorted(map(str, keys))[:10] for kind, keys in wrong.items() if keys}
             raise ReferenceModelError(f"the reference loads only a part of {source}: {shown}; fix the checkpoint")
-        return cls(model.eval().requires_grad_(False))
+        model = model.eval().requires_grad_(False)
+        device = torch.device(device)
+        if has_float64(device):
+            return cls(model.to(device))
+        return cls(copy.deepcopy(model).to(device), in_float64=cls(model))
 
     @property
     def config(self) -> Any:
@@ -91,6 +106,11 @@ class ReferenceModel:
     def dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.model.dtype
         return dtype
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
 
     @property
     def version(self) -> str:

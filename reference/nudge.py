@@ -35,10 +35,13 @@ def nudged(reference: ReferenceModel, seed: int) -> Iterator[None]:
 
 
 def moved(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the tensor with every number replaced by the next float above or below, at random."""
+    """Return the tensor with every number replaced by the next float above or below, at random.
+
+    Drawn and moved on the CPU, so that a generator moves the same numbers on every device.
+    """
     up = torch.rand(tensor.shape, generator=generator) < 0.5
     target = torch.where(up, torch.inf, -torch.inf).to(tensor.dtype)
-    return torch.nextafter(tensor, target)
+    return torch.nextafter(tensor.cpu(), target).to(tensor.device)
 
 
 def _nudge_inputs(inner: Any, generator: torch.Generator, stack: ExitStack) -> None:
@@ -57,8 +60,9 @@ def _nudge_frequencies(reference: ReferenceModel, stack: ExitStack) -> None:
     for module, exact in exact_frequencies(reference):
         loaded = module.inv_freq
         stack.callback(setattr, module, "inv_freq", loaded)
+        here = loaded.cpu()
         # base ** 0 is 1 in every library
-        module.inv_freq = torch.where(loaded == 1, loaded, away_from(exact, loaded))
+        module.inv_freq = torch.where(here == 1, here, away_from(exact, here)).to(loaded.device)
 
 
 def _nudge_coordinates(model: Any, stack: ExitStack) -> None:
@@ -72,12 +76,14 @@ def _nudge_coordinates(model: Any, stack: ExitStack) -> None:
 
     def interpolation(grid_thw: Tensor, num_grid_per_side: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         side = num_grid_per_side
-        taps, weights = original(grid_thw, side, *args, **kwargs)  # (N, 4): top left to bottom right
+        found = original(grid_thw, side, *args, **kwargs)
+        device = found[1].device
+        taps, weights, grid_thw = (each.cpu() for each in (*found, grid_thw))  # (N, 4): top left to bottom right
         height, width = (size.repeat_interleave(grid_thw.prod(dim=1)) for size in (grid_thw[:, 1], grid_thw[:, 2]))
         down = _moved_share(taps[:, 0] // side, weights[:, 2] + weights[:, 3], height, side)
         right = _moved_share(taps[:, 0] % side, weights[:, 1] + weights[:, 3], width, side)
         shares = [(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right]
-        return taps, torch.stack(shares, dim=1).to(weights.dtype)  # 4 x (N,) -> (N, 4)
+        return found[0], torch.stack(shares, dim=1).to(weights.dtype).to(device)  # 4 x (N,) -> (N, 4)
 
     stack.callback(setattr, scope, _INTERPOLATION, original)
     setattr(scope, _INTERPOLATION, interpolation)
@@ -110,6 +116,8 @@ class _MovedLinspace(ModuleType):
         return getattr(torch, name)
 
     def linspace(self, start: float, end: float, steps: int, **kwargs: Any) -> Tensor:
-        rounded = torch.linspace(start, end, steps, **kwargs)
-        exact = torch.linspace(start, end, steps, **{**kwargs, "dtype": torch.float64})
-        return torch.where((rounded == start) | (rounded == end), rounded, away_from(exact, rounded))
+        made = torch.linspace(start, end, steps, **kwargs)
+        rounded = made.cpu()
+        exact = torch.linspace(start, end, steps, **{**kwargs, "dtype": torch.float64, "device": "cpu"})
+        ends = (rounded == start) | (rounded == end)
+        return torch.where(ends, rounded, away_from(exact, rounded)).to(made.device)

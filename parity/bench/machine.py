@@ -6,7 +6,8 @@ import platform
 
 import torch
 
-from parity.engines.dtypes import dtype_word
+from parity.engines.device import device_name
+from parity.engines.dtypes import running_dtype
 from port import Qwen3VL
 from port.kernels import FastKernels, kernels_of
 
@@ -17,15 +18,21 @@ def instruction_set() -> str:
 
 
 def machine_class(model: Qwen3VL, *, threads: int, clock: str) -> str:
-    """Everything that ratios depend on, in words: processor family, instructions, threads, kernels, dtype, torch."""
+    """Everything that ratios depend on, in words: processor family, instructions, threads, kernels, dtype, torch.
+
+    Of a device that is not the CPU, its name stands for the first three.
+    """
     kernels = kernels_of(model)
     compiled = isinstance(kernels, FastKernels) and kernels.native is not None
-    parts = [
+    processor = [
         platform.machine(),
         instruction_set(),
         f"{threads} thread{'s' if threads > 1 else ''}",
+    ]
+    parts = [
+        *(processor if model.device.type == "cpu" else [device_name(model.device)]),
         f"{kernels.name} kernels{', compiled' if compiled else ''}",
-        dtype_word(model.dtype),
+        running_dtype(model),
         f"{clock} clock",
         f"torch {'.'.join(torch.__version__.split('.')[:2])}",
     ]

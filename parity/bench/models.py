@@ -6,12 +6,15 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from parity.bench.memory import peak_memory
-from parity.engines.base import ModelEngine, TensorMap
+from parity.engines.base import ModelEngine, TensorMap, on_device
+from parity.engines.device import CPU, finishing
 
 What = Literal["vision", "prefill", "decode"]
 
@@ -41,27 +44,32 @@ def measure(
     *,
     runs: int,
     progress: Callable[[], None],
+    device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Measure vision tower, prefill and decode steps of both sides.
 
     Each side has one warm-up, in which memory is measured. Then follow ``runs`` timed runs in turn (subject,
     reference, subject, ...), so that a machine that slows down affects both. A prefill includes the vision tower.
+    Both sides run on ``device``; a time ends when the device has finished.
     """
+    inputs, tokens = on_device(inputs, device), tokens.to(device)
+    memory, seconds = partial(peak_memory, device=device), partial(_seconds, device=device)
     sides = {"subject": subject, "reference": reference}
     samples: dict[What, dict[str, Samples]] = {}
     for side, engine in sides.items():
-        for what, peak in _once(engine, inputs, tokens, peak_memory).items():
+        for what, peak in _once(engine, inputs, tokens, memory).items():
             samples.setdefault(what, {name: Samples() for name in sides})[side].peak_bytes = int(max(peak))
         progress()
     for _ in range(runs):
         for side, engine in sides.items():
-            for what, seconds in _once(engine, inputs, tokens, _seconds).items():
-                samples[what][side].seconds.extend(seconds)
+            for what, taken in _once(engine, inputs, tokens, seconds).items():
+                samples[what][side].seconds.extend(taken)
             progress()
     amounts = {"vision": _patches(inputs), "prefill": int(inputs["attention_mask"].sum()), "decode": len(tokens)}
+    memory_of = "resident memory" if device.type == "cpu" else f"memory on {device}"
     return {
         "note": f"{runs} timed runs of each side in turn after one warm-up; peak memory is how far the warm-up's "
-        "resident memory rose above its start; a prefill includes the vision tower",
+        f"{memory_of} rose above its start; a prefill includes the vision tower",
         "rows": [_row(what, samples[what], amounts[what]) for what in samples],
     }
 
@@ -96,7 +104,8 @@ def _once(engine: ModelEngine, inputs: TensorMap, tokens: Tensor, meter: Meter) 
     return values
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    run = finishing(run, device)
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

@@ -31,6 +31,7 @@ from parity.bench.works import (
     sizes_of,
     vision_work,
 )
+from parity.engines.device import finishing
 
 _POINT_BUDGET = 0.15  # of a work's seconds, for each point of a curve
 
@@ -81,7 +82,7 @@ def run_session(
     """Measure everything. ``budget``: about so many seconds for the pairs of each work, and as many for its control."""
     sizes = sizes_of(sides.model)
     progress("limits of the machine")
-    limits = measure_limits(sides.model.dtype)
+    limits = measure_limits(sides.model.dtype, device=sides.device)
     measured = []
     for work in works(sides, sizes):
         progress(work.title)
@@ -93,7 +94,7 @@ def run_session(
             points.append(_point(sides, curve, at, work, limits, budget=budget * _POINT_BUDGET, clock=clock))
     progress("memory")
     load = load_work(sides)
-    memory = Memory(int(peak_memory(load.port())), int(peak_memory(load.reference())))
+    memory = Memory(*(int(peak_memory(run(), sides.device)) for run in (load.port, load.reference)))
     return BenchSession(limits, tuple(measured), tuple(points), memory)
 
 
@@ -135,10 +136,10 @@ def measure(sides: Sides, work: Work, *, budget: float, clock: ClockName) -> Mea
     """Warm both sides up, then time pairs and the control."""
     port, reference = work.port(), work.reference()
     for run in (port, reference):
-        run()
-    warm = [timed(run) for run in (port, reference)]
+        finishing(run, sides.device)()
+    warm = [timed(finishing(run, sides.device)) for run in (port, reference)]
     times = 1 if work.name == "load" else runs_at_once(warm[0])
-    port, reference = (repeated(run, times) for run in (port, reference))
+    port, reference = (finishing(repeated(run, times), sides.device) for run in (port, reference))
     wanted = pairs_wanted(times * sum(warm), budget)
     pairs = time_pairs(port, reference, wanted, clock)
     control = time_pairs(port, port, wanted, clock)
@@ -152,7 +153,7 @@ def expected_seconds(counts: Counts, limits: Limits) -> float:
 
 
 def _point(sides: Sides, curve: str, at: int, work: Work, limits: Limits, *, budget: float, clock: ClockName) -> Point:
-    port, reference = work.port(), work.reference()
+    port, reference = (finishing(prepared(), sides.device) for prepared in (work.port, work.reference))
     warm = sum(timed(run) for run in (port, reference))
     pairs = time_pairs(port, reference, min(pairs_wanted(warm, budget), 20), clock)
     expected = expected_seconds(count(sides.model, work.port), limits)

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from parity.engines.base import ModelEngine, TensorMap
+from parity.engines.base import ModelEngine, TensorMap, on_device
+from parity.engines.device import CPU
 from parity.engines.dtypes import DTYPES
 from parity.engines.port import PortEngine
 from parity.engines.reference import ReferenceEngine
@@ -78,13 +79,16 @@ class Sides:
     def model(self) -> Qwen3VL:
         return self.port.model
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
-def loaded_sides(folder: Path, dtype: str, kernels: str) -> Sides:
+
+def loaded_sides(folder: Path, dtype: str, kernels: str, device: torch.device = CPU) -> Sides:
     """Load port and reference, the reference with its fastest attention (sdpa)."""
-    port = PortEngine(load_model(folder, dtype=DTYPES[dtype], kernels=kernels))
-    return Sides(
-        port, ReferenceEngine(ReferenceModel.load(folder, dtype=DTYPES[dtype], attention="sdpa"), "sdpa"), folder
-    )
+    port = load_model(folder, dtype=DTYPES[dtype], kernels=kernels, device=device)
+    reference = ReferenceModel.load(folder, dtype=DTYPES[dtype], attention="sdpa", device=device)
+    return Sides(PortEngine(port), ReferenceEngine(reference, "sdpa"), folder)
 
 
 def vision_work(sides: Sides, *, pictures: int, side: int) -> Work:
@@ -92,10 +96,9 @@ def vision_work(sides: Sides, *, pictures: int, side: int) -> Work:
     config = sides.model.config.vision
     width = config.patch_dim
     made = torch.Generator().manual_seed(0)
-    inputs = {
-        "pixel_values": torch.rand(pictures * side**2, width, generator=made) * 2 - 1,
-        "image_grid_thw": torch.tensor([[1, side, side]] * pictures),
-    }
+    pixel_values = torch.rand(pictures * side**2, width, generator=made) * 2 - 1
+    grids = torch.tensor([[1, side, side]] * pictures)
+    inputs = on_device({"pixel_values": pixel_values, "image_grid_thw": grids}, sides.device)
     amount = pictures * side**2
     pixels = side * config.patch_size
     return Work(
@@ -124,7 +127,7 @@ def prefill_work(sides: Sides, *, tokens: int) -> Work:
 def decode_work(sides: Sides, *, batch: int, context: int, steps: int) -> Work:
     """``steps`` decode steps after a prompt of at most ``context`` tokens; prompts of a batch differ in length."""
     inputs = _text(sides.model, batch, context)
-    token = torch.full((batch, 1), _first_word(sides.model))
+    token = torch.full((batch, 1), _first_word(sides.model), device=sides.device)
 
     def prepared(engine: ModelEngine) -> Run:
         session = engine.session(inputs, steps=steps)
@@ -154,10 +157,10 @@ def load_work(sides: Sides) -> Work:
     inputs = _text(sides.model, 1, 1)
 
     def port() -> object:
-        return PortEngine(load_model(sides.folder, dtype=dtype)).session(inputs, steps=0).prefill()
+        return PortEngine(load_model(sides.folder, dtype=dtype, device=sides.device)).session(inputs, steps=0).prefill()
 
     def reference() -> object:
-        model = ReferenceModel.load(sides.folder, dtype=dtype, attention="sdpa")
+        model = ReferenceModel.load(sides.folder, dtype=dtype, attention="sdpa", device=sides.device)
         return ReferenceEngine(model, "sdpa").session(inputs, steps=0).prefill()
 
     return Work("load", "load to first logits", 1, "loads", lambda: port, lambda: reference)
@@ -177,4 +180,4 @@ def _text(model: Qwen3VL, batch: int, tokens: int) -> TensorMap:
     mask: Tensor = torch.ones_like(ids)
     for row in range(batch):
         mask[row, : row * tokens // (2 * batch)] = 0
-    return {"input_ids": ids, "attention_mask": mask}
+    return on_device({"input_ids": ids, "attention_mask": mask}, model.device)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from parity.cli.checks import check_model
+from parity.cli.checks import check_device, check_model
 from parity.core.errors import ParityError
 
 
@@ -25,6 +25,7 @@ class BenchOptions:
     out: Path | None
     threads: int | None
     as_json: bool
+    device: str = "cpu"
 
 
 def check_bench(given: BenchOptions) -> None:
@@ -37,4 +38,9 @@ def check_bench(given: BenchOptions) -> None:
         raise ParityError("--check and --accept cannot be used together: figures are accepted before they are checked")
     if given.accepted is not None and not given.accepted.is_file():
         raise ParityError(f"{given.accepted} is no file; make it with bench --accept {given.accepted}")
+    if given.clock == "processor" and given.device != "cpu":
+        raise ParityError(
+            f"--clock processor counts what the CPU works, and the device is {given.device}; leave --clock out"
+        )
+    check_device(given.device, given.dtype)
     check_model(given.model)

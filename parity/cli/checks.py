@@ -15,6 +15,12 @@ def check_model(name: str | None) -> None:
         local_folder(name)
 
 
+def check_device(device: str, dtype: str) -> None:
+    """Raise ParityError for a dtype that the device cannot have."""
+    if dtype == "tf32" and not device.startswith("cuda"):
+        raise ParityError(f"--dtype tf32 is for GPUs, and the device is {device}; add --device cuda, or use float32")
+
+
 def check_cases(names: Sequence[str], *, every_case: bool = False) -> None:
     """Raise ParityError for an unknown case, or if every case is asked for as well."""
     if names and every_case:

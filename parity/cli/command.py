@@ -78,9 +78,9 @@ def subcommand(
     return decorate
 
 
-def here(*, threads: int, seed: int = 0) -> dict[str, Any]:
-    """Return the environment section of a document that this command makes."""
-    return environment(command=["parity", *sys.argv[1:]], seed=seed, threads=threads)
+def here(*, threads: int, seed: int = 0, device: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return the environment section of a document that this command makes. For ``device`` see ``environment``."""
+    return environment(command=["parity", *sys.argv[1:]], seed=seed, threads=threads, device=device)
 
 
 def say_annotations(document: Mapping[str, Any], *, as_json: bool) -> None:

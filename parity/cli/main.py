@@ -15,8 +15,10 @@ from parity.cli.command import SectionedGroup, subcommand
 from parity.cli.options import (
     DTYPE,
     FOLDER,
+    MODEL_DTYPE,
     SIZE,
     annotations_option,
+    device_option,
     every_option,
     json_option,
     model_argument,
@@ -79,7 +81,8 @@ def main() -> None:
 )
 @prompt_option
 @click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Rows; row 0 is the prompt.")
-@click.option("--dtype", type=DTYPE, default="float32", show_default=True)
+@click.option("--dtype", type=MODEL_DTYPE, default="float32", show_default=True)
+@device_option
 @click.option("--case", help="Run a case by name (see `parity cases`) instead of your own prompt.")
 @click.option("--steps", type=click.IntRange(0, 256), help="Decode steps; default: 4.")
 @click.option("--chunk", type=click.IntRange(min=1), help="Prefill the subject in chunks of this many tokens.")
@@ -97,11 +100,12 @@ def run(**options: Any) -> int:
     MODEL is a checkpoint folder, a hub id, or the word "seeded" for tiny random weights. With "seeded", the prompt has
     a real photo unless you give pictures. Without arguments, the small trained model is asked about a picture.
     """
-    from parity.cli.checks import check_model
+    from parity.cli.checks import check_device, check_model
     from parity.cli.run_options import SEEDED, RunOptions, chosen_case
 
     given = RunOptions(**options)
     chosen_case(given)
+    check_device(given.device, given.dtype)
     if given.model != SEEDED:
         check_model(given.model)
     from parity.cli.commands.run import run
@@ -118,7 +122,8 @@ def run(**options: Any) -> int:
     multiple=True,
     help="Run only the cases of this phase.",
 )
-@click.option("--dtype", type=DTYPE, default="float32", show_default=True)
+@click.option("--dtype", type=MODEL_DTYPE, default="float32", show_default=True)
+@device_option
 @out_option
 @shard_option
 @annotations_option
@@ -130,9 +135,11 @@ def suite(**options: Any) -> int:
     If you select cases or phases, the others count as not run.
     """
     from parity.cases.standard import standard_suite
+    from parity.cli.checks import check_device
     from parity.cli.suite_options import SuiteOptions, chosen_of_suite
 
     given = SuiteOptions(**options)
+    check_device(given.device, given.dtype)
     chosen_of_suite(standard_suite(), given)
     from parity.cli.commands.suite import suite
 
@@ -545,7 +552,8 @@ def activations(**options: Any) -> int:
 @subcommand(main, section="measure")
 @model_argument
 @click.option("--shape", help="Measure a seeded checkpoint of this shape, such as 2b; it is made if needed.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16", "tf32"]), default="float32", show_default=True)
+@device_option
 @click.option("--kernels", type=click.Choice(["fast", "plain"]), default="fast", show_default=True)
 @click.option(
     "--clock",
@@ -588,7 +596,8 @@ def bench(**options: Any) -> int:
 @click.option("--repetition-penalty", type=click.FloatRange(min=0, min_open=True))
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampling.")
 @click.option("--chunk", type=click.IntRange(min=1), help="Prefill in chunks of this many tokens.")
-@click.option("--dtype", type=DTYPE, default="float32", show_default=True)
+@click.option("--dtype", type=MODEL_DTYPE, default="float32", show_default=True)
+@device_option
 @threads_option
 @json_option
 def chat(**options: Any) -> int:
@@ -597,8 +606,9 @@ def chat(**options: Any) -> int:
     MODEL is a checkpoint folder or a hub id. The default is the small trained model, which only knows the coloured
     shapes of `parity scenes`.
     """
-    from parity.cli.checks import check_model
+    from parity.cli.checks import check_device, check_model
 
+    check_device(options["device"], options["dtype"])
     check_model(options["model"])
     from parity.cli.commands.chat import ChatOptions, chat
 

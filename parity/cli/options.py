@@ -13,6 +13,9 @@ from parity.milestones.shards import Shard, read_shard
 
 FOLDER = click.Path(path_type=Path)
 DTYPE = click.Choice(["float32", "bfloat16", "float16"])
+# For commands that also run on a GPU.
+MODEL_DTYPE = click.Choice(["float32", "bfloat16", "float16", "tf32"])
+_DEVICE = re.compile(r"cpu|mps|cuda(:[0-9]{1,3})?")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else.")
 every_option = click.option("--every-seam", "every", is_flag=True, help="List every seam, even of parts that passed.")
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="Number of threads that torch uses.")
@@ -25,6 +28,23 @@ shard_option = click.option(
     help="Run only part I of N; `parity merge` puts the parts together.",
 )  # fmt: skip
 save_option = click.option("--out", type=FOLDER, help="Write a report to this folder; default: none is written.")
+
+
+def device(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Check that the text is the name of a device. Whether it is there is only known with torch."""
+    if _DEVICE.fullmatch(value) is None:
+        raise click.BadParameter(f"{value!r} is no device; write cpu, cuda, cuda:1 (the second GPU) or mps")
+    return value
+
+
+device_option = click.option(
+    "--device",
+    metavar="cpu|cuda|cuda:N|mps",
+    default="cpu",
+    show_default=True,
+    callback=device,
+    help="Where the models run, and where floors are measured.",
+)
 
 
 def shard(value: str | None) -> Shard | None:

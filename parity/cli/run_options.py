@@ -37,6 +37,7 @@ class RunOptions:
     seed: int
     threads: int | None
     traces: Path | None
+    device: str = "cpu"
 
 
 def chosen_case(options: RunOptions) -> Case:

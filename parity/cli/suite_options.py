@@ -24,6 +24,7 @@ class SuiteOptions:
     threads: int | None
     shard: Shard | None = None
     annotations: bool = False
+    device: str = "cpu"
 
 
 def chosen_of_suite(every: Sequence[Case], options: SuiteOptions) -> list[Case]:

@@ -294,6 +294,7 @@ def manifest_schema() -> dict[str, Any]:
     text = resources.files("parity.core").joinpath("trace.schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     schema["$defs"]["dtype"]["enum"] = list(DTYPES)
+    schema["$defs"]["ran_in"]["enum"] = [*DTYPES, "tf32"]
     return schema
 
 

@@ -13,7 +13,7 @@ def blind_spots(run: CaseRun) -> list[dict[str, str]]:
     float16 is treated as bfloat16. bfloat16 is coarser, so float16 shows every mistake that bfloat16 shows.
     """
     present = {stage.name: traits(run.case, stage, run.inputs) for stage in run.stages}
-    dtype = "bfloat16" if run.dtype == "float16" else run.dtype
+    dtype = "bfloat16" if run.dtype in ("float16", "tf32") else run.dtype
     found = []
     for mutant in ALL:
         if mutant.stage not in present:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -13,8 +13,13 @@ from typing import Any
 PACKAGES = ("qwen3vl-parity", "torch", "torchvision", "transformers", "tokenizers", "safetensors", "numpy")
 
 
-def environment(*, command: Sequence[str], seed: int, threads: int) -> dict[str, Any]:
-    """Return a record for JSON. ``threads`` is the number of threads that torch was told to use."""
+def environment(
+    *, command: Sequence[str], seed: int, threads: int, device: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return a record for JSON. ``threads`` is the number of threads that torch was told to use.
+
+    ``device`` describes the device on which the models ran; None: the CPU.
+    """
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(command),
@@ -24,6 +29,7 @@ def environment(*, command: Sequence[str], seed: int, threads: int) -> dict[str,
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu": _cpu(),
+        **({} if device is None else {"device": dict(device)}),
         "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
     }
 

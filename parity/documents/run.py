@@ -19,6 +19,7 @@ from parity.diagnosis.blind_spots import blind_spots
 from parity.diagnosis.heatmaps import HeatMap, heat_maps
 from parity.documents.base import document, finding_sections, judgement_section
 from parity.documents.pictures import picture_section, png
+from parity.engines.dtypes import stored_as
 from parity.milestones.phases import PHASES
 from parity.runs.case_run import CaseRun
 from reports.atomic import write_files
@@ -54,7 +55,7 @@ def run_document(
             "rule": f"{DEFAULT_GATE.describe()}; isolated: {ISOLATED_GATE.m:g} x its own floor, "
             f"{ISOLATED_GATE.m_attention:g} x after a softmax",
             "m": DEFAULT_GATE.m,
-            "ulp_floor": DEFAULT_GATE.ulp_floor(run.dtype),
+            "ulp_floor": DEFAULT_GATE.ulp_floor(stored_as(run.dtype)),
             "floor_runs": run.floor_runs,
         },
         verdict=judgement_section(run.result.judgement),

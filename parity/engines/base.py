@@ -65,22 +65,34 @@ class ModelEngine(Engine, Protocol):
 def run_steps(session: Session, inputs: TensorMap, tokens: Tensor | None, *, steps: int) -> Tensor:
     """Run a prefill and ``steps`` decode steps, fed with ``tokens`` (B, steps), or greedily if it is None.
 
-    Returns the fed tokens (B, steps). Rows padded on the right continue from their last real token.
+    Returns the fed tokens (B, steps), on the CPU; ``inputs`` and ``tokens`` may be on any device. Rows padded on the
+    right continue from their last real token.
     """
-    logits = session.prefill()
-    last = last_real_token(inputs["attention_mask"])  # (B,)
-    following = logits[torch.arange(len(last)), last].argmax(dim=-1, keepdim=True)  # (B, 1)
+    following = last_logits(session.prefill(), inputs["attention_mask"]).argmax(dim=-1, keepdim=True)  # (B, 1)
     fed = []
     for step in range(steps):
         token = following if tokens is None else tokens[:, step : step + 1]
         fed.append(token)
         following = session.decode(token)[:, -1].argmax(dim=-1, keepdim=True)
-    return torch.cat(fed, dim=1) if fed else torch.zeros(len(last), 0, dtype=torch.long)
+    if not fed:
+        return torch.zeros(len(following), 0, dtype=torch.long)
+    return torch.cat(fed, dim=1).cpu()
 
 
 def last_real_token(attention_mask: Tensor) -> Tensor:
     """Return the index (B,) of each row's last token that is not padding, from the mask (B, S)."""
     return attention_mask.shape[1] - 1 - attention_mask.flip(1).int().argmax(dim=1)
+
+
+def last_logits(logits: Tensor, attention_mask: Tensor) -> Tensor:
+    """Return the logits (B, V) of each row's last real token, from all logits (B, S, V). The mask may be elsewhere."""
+    last = last_real_token(attention_mask).to(logits.device)  # (B,)
+    return logits[torch.arange(len(last), device=logits.device), last]
+
+
+def on_device(inputs: TensorMap, device: torch.device) -> dict[str, Tensor]:
+    """Return the inputs on a device. Those that are there already are not copied."""
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def tower_inputs(inputs: TensorMap) -> Iterator[tuple[Tensor, Tensor]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from parity.cases.case import Fault
 from parity.cases.media_batch import MediaBatch
-from parity.engines.base import Session, Sink, TensorMap, last_real_token, run_steps
+from parity.engines.base import Session, Sink, TensorMap, last_logits, run_steps
 from parity.engines.port import PortEngine, PortProcessor, prompting_arguments
 from port import Processor, Qwen3VL, listening
 from reference.media import PicturePath, VideoPath
@@ -57,7 +57,7 @@ class BusyPortEngine(PortEngine):
     def session(self, inputs: TensorMap, *, steps: int) -> Session:
         if not self._others.before and not self._others.between:
             return super().session(inputs, steps=steps)
-        own = {name: tensor.clone() for name, tensor in inputs.items()}
+        own = {name: tensor.to(self.model.device, copy=True) for name, tensor in inputs.items()}
         with _unheard():
             for request in self._others.before:
                 with suppress(Exception):  # the same error in the judged request is judged there
@@ -83,9 +83,8 @@ class BusyPortEngine(PortEngine):
             # Room for as many tokens: a port may not know a cache by its shape.
             session = super().session(request.inputs, steps=steps)
             with suppress(Exception):
-                logits = session.prefill()
-                last = last_real_token(request.inputs["attention_mask"])  # (B,)
-                yield _Steps(session, logits[torch.arange(len(last)), last].argmax(dim=-1, keepdim=True))
+                logits = last_logits(session.prefill(), request.inputs["attention_mask"])  # (B, V)
+                yield _Steps(session, logits.argmax(dim=-1, keepdim=True))
 
 
 class _Steps:

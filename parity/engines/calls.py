@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from parity.engines.base import Sink, TensorMap
-from parity.engines.dtypes import dtype_word
+from parity.engines.dtypes import running_dtype
 from parity.engines.port import VERSION
 from parity.seams.calls import AT_ONCE, CHUNKED, FORWARD, LAST, NEXT
 from port import Inputs, Qwen3VL
@@ -24,12 +24,13 @@ class PortCalls:
 
     @property
     def dtype(self) -> str:
-        return dtype_word(self.model.dtype)
+        return running_dtype(self.model)
 
     @torch.no_grad()
     def calls(self, inputs: TensorMap, tokens: Tensor, sink: Sink) -> None:
         """Send the logits of each call to ``sink``. ``tokens`` (B, n) follow the prompts."""
-        model, given = self.model, Inputs(**inputs)
+        model = self.model
+        given, tokens = Inputs(**inputs).to(model.device), tokens.to(model.device)
         batch, length = given.input_ids.shape
         sink(FORWARD.name, model(given))
         first, second = (model.new_cache(batch, length + tokens.shape[1]) for _ in range(2))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from parity.engines.base import Engine, Sink, TensorMap
 from parity.engines.busy import OtherRequests
-from parity.engines.dtypes import dtype_word
+from parity.engines.dtypes import running_dtype
 from parity.engines.port import VERSION
 from parity.seams.generation import KEPT, SETTINGS
 from port import GenerationConfig, Inputs, Processor, Qwen3VL, Step, generate, listening
@@ -61,7 +61,7 @@ class PortGeneration:
 
     @property
     def dtype(self) -> str:
-        return dtype_word(self.model.dtype)
+        return running_dtype(self.model)
 
     def generate(self, inputs: TensorMap, request: GenerationRequest, sink: Sink) -> None:
         """Send every value of a request to ``sink``. Raises the port's errors."""

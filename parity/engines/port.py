@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from parity.cases.media_batch import MediaBatch
-from parity.engines.base import Session, Sink, TensorMap, run_steps, tower_inputs
-from parity.engines.dtypes import dtype_word
+from parity.engines.base import Session, Sink, TensorMap, on_device, run_steps, tower_inputs
+from parity.engines.dtypes import running_dtype
 from parity.engines.questions import Answer, Question, in_batches
 from parity.kernels.base import Kernels, computing_with
 from parity.seams.weights import CONVOLUTION
@@ -80,10 +80,10 @@ class PortEngine:
 
     @property
     def dtype(self) -> str:
-        return dtype_word(self.model.dtype)
+        return running_dtype(self.model)
 
     def session(self, inputs: TensorMap, *, steps: int) -> Session:
-        return _PortSession(self.model, Inputs(**inputs), steps=steps, chunk=self.chunk)
+        return _PortSession(self.model, Inputs(**inputs).to(self.model.device), steps=steps, chunk=self.chunk)
 
     def trace(self, inputs: TensorMap, tokens: Tensor | None, *, steps: int, sink: Sink) -> Tensor:
         with nullcontext() if self.kernels is None else computing_with(self.kernels), listening(replacing(sink)):
@@ -91,7 +91,7 @@ class PortEngine:
 
     @torch.no_grad()
     def vision(self, inputs: TensorMap) -> None:
-        for pixels, grids in tower_inputs(inputs):
+        for pixels, grids in tower_inputs(on_device(inputs, self.model.device)):
             self.model.model.visual(pixels, grids)
 
 
@@ -107,7 +107,7 @@ class _PortSession:
 
     @torch.no_grad()
     def decode(self, token_ids: Tensor) -> Tensor:
-        return self.model.decode(token_ids, self.cache)
+        return self.model.decode(token_ids.to(self.model.device), self.cache)
 
     def rewind(self) -> None:
         self.cache.length = self.inputs.input_ids.shape[1]
@@ -131,7 +131,7 @@ class PortWeights:
         for name, tensor in tensors_of(model).items():
             if name != LM_HEAD or head or not model.config.tie_word_embeddings:
                 sink(name, tensor)
-        sink(CONVOLUTION.name, model.model.visual.patch_embed.proj(patches).flatten(1))
+        sink(CONVOLUTION.name, model.model.visual.patch_embed.proj(patches.to(model.device)).flatten(1))
 
 
 def tensors_of(model: Qwen3VL) -> dict[str, Tensor]:

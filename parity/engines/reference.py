@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 import transformers
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from parity.engines.base import Session, Sink, TensorMap, last_real_token, run_steps, tower_inputs
-from parity.engines.dtypes import dtype_word
+from parity.engines.base import Session, Sink, TensorMap, last_logits, on_device, run_steps, tower_inputs
+from parity.engines.dtypes import running_dtype
 from parity.engines.questions import Answer, Question, in_batches
 from parity.kernels.base import Kernels, computing_with
 from reference.capture import capturing, send_state
@@ -33,8 +34,9 @@ class ReferenceEngine:
     """The reference, in one of its correct variants.
 
     ``nudge`` (a seed) moves inputs and constants by one ulp, see ``reference.nudge``; ``kernels`` computes
-    its sums with other kernels than torch's; ``threads`` sets the number of threads of a traced run. The
-    computation stays correct with all of them; they only change the noise. ``exact`` traces in true float64.
+    its sums with other kernels than torch's; ``threads`` sets the number of threads of a traced run; ``unfused``
+    computes sdpa from single products and a softmax. The computation stays correct with all of them; they only change
+    the noise. ``exact`` traces in true float64, on the CPU if the model's device has no float64.
     """
 
     model: ReferenceModel
@@ -43,6 +45,7 @@ class ReferenceEngine:
     threads: int | None = None
     exact: bool = False
     kernels: Kernels | None = None
+    unfused: bool = False
     name: str = "transformers"
 
     @property
@@ -53,6 +56,8 @@ class ReferenceEngine:
     def variant(self) -> str:
         """A description of this variant."""
         parts: list[str] = [self.attention]
+        if self.unfused:
+            parts.append("unfused")
         if self.exact:
             parts.append("true float64")
         if self.kernels is not None:
@@ -65,56 +70,58 @@ class ReferenceEngine:
 
     @property
     def dtype(self) -> str:
-        return "float64" if self.exact else dtype_word(self.model.dtype)
+        return "float64" if self.exact else running_dtype(self.model)
 
     def session(self, inputs: TensorMap, *, steps: int) -> Session:
         self.model.use_attention(self.attention)
         return _ReferenceSession(self.model, inputs)
 
     def trace(self, inputs: TensorMap, tokens: Tensor | None, *, steps: int, sink: Sink) -> Tensor:
-        with self._computing(), capturing(self.model, sink):
-            return run_steps(_ReferenceSession(self.model, inputs, sink), inputs, tokens, steps=steps)
+        with self._computing() as model, capturing(model, sink):
+            return run_steps(_ReferenceSession(model, inputs, sink), inputs, tokens, steps=steps)
 
     def generate(self, inputs: TensorMap, choose: Callable[[Tensor], Tensor | None]) -> None:
         """Generate: ``choose`` gets the logits (B, V) after each row's last token, and returns the next tokens (B,).
 
-        It returns None to stop.
+        It returns None to stop. Logits and tokens are on the CPU, whatever the model's device.
         """
-        last = last_real_token(inputs["attention_mask"])  # (B,)
-        with self._computing():
-            session = _ReferenceSession(self.model, inputs)
-            logits = session.prefill()[torch.arange(len(last)), last]
-            while (tokens := choose(logits)) is not None:
+        with self._computing() as model:
+            session = _ReferenceSession(model, inputs)
+            logits = last_logits(session.prefill(), inputs["attention_mask"])
+            while (tokens := choose(logits.cpu())) is not None:
                 logits = session.decode(tokens.unsqueeze(1))[:, 0]
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
-        """Compute as this variant does."""
-        self.model.use_attention(self.attention)
+    def _computing(self) -> Iterator[ReferenceModel]:
+        """Compute as this variant does, with the model that is given."""
+        model = self.model.in_float64 if self.exact else self.model
+        model.use_attention(self.attention)
         with ExitStack() as stack:
             if self.exact:
-                stack.enter_context(true_float64(self.model))
+                stack.enter_context(true_float64(model))
+            if self.unfused:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if self.kernels is not None:
                 stack.enter_context(computing_with(self.kernels))
             if self.nudge is not None:
                 # Entered before the capture, so that the seams show the moved inputs.
-                stack.enter_context(nudged(self.model, self.nudge))
+                stack.enter_context(nudged(model, self.nudge))
             if self.threads is not None:
                 stack.callback(torch.set_num_threads, torch.get_num_threads())
                 torch.set_num_threads(self.threads)
-            yield
+            yield model
 
     @torch.no_grad()
     def vision(self, inputs: TensorMap) -> None:
         self.model.use_attention(self.attention)
         visual = self.model.model.model.visual
-        for pixels, grids in tower_inputs(inputs):
+        for pixels, grids in tower_inputs(on_device(inputs, self.model.device)):
             visual(pixels.to(visual.dtype), grid_thw=grids)
 
 
 class _ReferenceSession:
     def __init__(self, model: ReferenceModel, inputs: TensorMap, sink: Sink | None = None) -> None:
-        self.model, self.inputs, self.sink = model, inputs, sink
+        self.model, self.inputs, self.sink = model, on_device(inputs, model.device), sink
         self.state: State | None = None
 
     def prefill(self) -> Tensor:
@@ -126,7 +133,7 @@ class _ReferenceSession:
     def decode(self, token_ids: Tensor) -> Tensor:
         if self.state is None:
             raise RuntimeError("decode before prefill")
-        logits = self.model.decode(token_ids, self.state)
+        logits = self.model.decode(token_ids.to(self.model.device), self.state)
         if self.sink is not None:
             send_state(self.state, self.sink, prefill=False)
         return logits

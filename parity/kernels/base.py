@@ -30,12 +30,13 @@ from parity.core.errors import ParityError
 class Kernels(ABC):
     """The sums of a model, computed by one library.
 
-    All tensors are contiguous, on the CPU, and float32 (or float64, in a float64 model): numbers of bfloat16 and
-    float16 are widened before, and results are rounded after. ``functions`` are the library's own versions of torch's
-    functions of one number.
+    All tensors are contiguous, on the CPU unless ``only_cpu`` is False, and float32 (or float64, in a float64 model):
+    numbers of bfloat16 and float16 are widened before, and results are rounded after. ``functions`` are the library's
+    own versions of torch's functions of one number.
     """
 
     name: ClassVar[str]
+    only_cpu: ClassVar[bool] = True
     functions: ClassVar[dict[str, Callable[[Tensor], Tensor]]] = {}
 
     @abstractmethod
@@ -94,15 +95,24 @@ class _Replacing(TorchDispatchMode):
         name: str = func.overloadpacket.__name__
         tensor = args[0] if args and isinstance(args[0], Tensor) else None
         if tensor is not None and tensor.dtype.is_floating_point:
+            if self._kernels.only_cpu and not tensor.is_cpu and (name in _REPLACED or _sums(name)):
+                raise ParityError(
+                    f"the kernels {self._kernels.name!r} are for the CPU, and {func} is called on {tensor.device}; run "
+                    "with --device cpu, or without these kernels"
+                )
             if name in _REPLACED:
                 return _REPLACED[name](self._kernels, *args, **(kwargs or {}))
             if name in self._kernels.functions and len(args) == 1 and not kwargs:
                 return self._kernels.functions[name](_wide(tensor)).to(tensor.dtype).reshape(tensor.shape)
-            if any(word in name for word in _SUMMING):
+            if _sums(name):
                 raise ParityError(
                     f"the model calls {func}, which sums in torch's own order; replace it in parity/kernels/base.py"
                 )
         return func(*args, **(kwargs or {}))
+
+
+def _sums(name: str) -> bool:
+    return any(word in name for word in _SUMMING)
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -124,6 +134,14 @@ def _mm(kernels: Kernels, left: Tensor, right: Tensor) -> Tensor:
 
 def _addmm(kernels: Kernels, bias: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     return (_product(kernels, left, right) * alpha + beta * bias).to(left.dtype)
+
+
+def _linear(kernels: Kernels, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(..., C) times (O, C) -> (..., O). Most devices take it apart before; mps does not."""
+    total = _product(kernels, input.reshape(-1, input.shape[-1]), weight.t())  # (..., C) -> (R, C)
+    if bias is not None:
+        total = total + bias
+    return total.to(input.dtype).reshape(*input.shape[:-1], -1)  # (R, O) -> (..., O)
 
 
 def _convolution(
@@ -195,7 +213,7 @@ def _attention(
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
     if is_causal:
-        hidden = torch.ones(queries, keys, dtype=torch.bool).triu(1)  # (S, T)
+        hidden = torch.ones(queries, keys, dtype=torch.bool, device=query.device).triu(1)  # (S, T)
         attn_mask = query.new_zeros(queries, keys).masked_fill(hidden, -torch.inf)
     elif attn_mask is not None and attn_mask.dtype == torch.bool:
         attn_mask = query.new_zeros(attn_mask.shape).masked_fill(~attn_mask, -torch.inf)
@@ -213,6 +231,7 @@ _REPLACED: dict[str, Callable[..., Any]] = {
     "mm": _mm,
     "bmm": _bmm,
     "addmm": _addmm,
+    "linear": _linear,
     "convolution": _convolution,
     "_softmax": _softmax,
     "native_layer_norm": _layer_norm,

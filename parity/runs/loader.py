@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import port
 from parity.cases.case import Case, Checkpoint, TrainedCheckpoint
 from parity.core.digest import checkpoint_digest
@@ -37,10 +39,13 @@ _PROCESSOR_FILES = (
 
 
 class Loader:
-    """Keeps the models of one checkpoint, one for each dtype. Loading another folder drops the previous ones."""
+    """Keeps the models of one checkpoint, one for each dtype. Loading another folder drops the previous ones.
 
-    def __init__(self, folder: Path | None = None) -> None:
-        self.folder = folder or cache_folder()
+    The models of both sides are on ``device``.
+    """
+
+    def __init__(self, folder: Path | None = None, *, device: torch.device | str = "cpu") -> None:
+        self.folder, self.device = folder or cache_folder(), torch.device(device)
         self._folder: str | None = None  # of the models that are kept
         self._references: dict[str, ReferenceModel] = {}  # by dtype
         self._ports: dict[str, port.Qwen3VL] = {}
@@ -69,13 +74,13 @@ class Loader:
         self._switch(folder)
         if dtype not in self._references:
             with _loading(f"the reference cannot load {folder}"):
-                self._references[dtype] = ReferenceModel.load(folder, dtype=DTYPES[dtype])
+                self._references[dtype] = ReferenceModel.load(folder, dtype=DTYPES[dtype], device=self.device)
         return self._references[dtype]
 
     def port(self, folder: Path, dtype: str) -> port.Qwen3VL:
         self._switch(folder)
         if dtype not in self._ports:
-            self._ports[dtype] = port.load_model(folder, dtype=DTYPES[dtype])
+            self._ports[dtype] = port.load_model(folder, dtype=DTYPES[dtype], device=self.device)
         return self._ports[dtype]
 
     def processor(self, folder: str | Path) -> ReferenceProcessor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from parity.core.trace import Description
 from parity.engines.base import ModelEngine, Sink
 from parity.engines.reference import ReferenceEngine
-from parity.kernels.plain import PlainKernels
+from parity.kernels.plain import PartKernels, PlainKernels
 from parity.runs.inputs import CaseInputs
 from parity.runs.stage import Stage
 from parity.runs.store import NOT_KEPT, TraceStore
@@ -27,7 +27,18 @@ class ModelStage(Stage[ModelEngine]):
 
 
 def floor_variants(model: ReferenceModel) -> list[ReferenceEngine]:
-    """Return the correct runs, at the model's own dtype, whose distance from the yardstick is the floor."""
+    """Return the correct runs, at the model's own dtype, whose distance from the yardstick is the floor.
+
+    They run on the model's device. The CPU adds in other orders with one thread, and with kernels in plain order; other
+    devices with unfused attention, and in parts.
+    """
+    if model.device.type != "cpu":
+        return [
+            ReferenceEngine(model, "eager"),
+            ReferenceEngine(model, "sdpa"),
+            ReferenceEngine(model, "sdpa", nudge=1, unfused=True),
+            ReferenceEngine(model, "eager", kernels=PartKernels(), nudge=2),
+        ]
     return [
         ReferenceEngine(model, "eager"),
         ReferenceEngine(model, "sdpa"),

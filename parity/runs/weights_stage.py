@@ -80,6 +80,7 @@ def _random_patches(vision: dict[str, Any], dtype: str) -> Tensor:
 def _convolved(patches: Tensor, reference: ReferenceModel) -> tuple[np.ndarray, np.ndarray]:
     """Return Conv3d's output (64, C'), and the sum of one 2-D convolution per frame."""
     conv: nn.Conv3d = reference.model.model.visual.patch_embed.proj
+    patches = patches.to(conv.weight.device)
     weight = conv.weight.to(patches.dtype)
     whole = nn.functional.conv3d(patches, weight, stride=conv.stride).flatten(1)
     frames = [nn.functional.conv2d(patches[:, :, t], weight[:, :, t]).flatten(1) for t in range(weight.shape[2])]

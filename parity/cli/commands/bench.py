@@ -22,6 +22,8 @@ from parity.cli.command import finish, here
 from parity.cli.progress import progress_bar
 from parity.core.digest import checkpoint_digest
 from parity.documents.bench import Settings, bench_document
+from parity.engines.device import describe_device, use_device
+from parity.engines.dtypes import stored_as
 from parity.runs.loader import Loader
 from parity.runs.named import named_checkpoint
 from reference.trained import trained_checkpoint
@@ -32,22 +34,24 @@ def bench(given: BenchOptions) -> int:
     if given.threads:
         torch.set_num_threads(given.threads)
     accepted = read_accepted(given.accepted or shipped()) if given.check else {}
+    device = use_device(given.device, given.dtype)
     name, folder = _checkpoint(given)
-    sides = loaded_sides(folder, given.dtype, given.kernels)
-    clock: ClockName = given.clock or ("processor" if given.check or given.accept else "wall")
+    sides = loaded_sides(folder, given.dtype, given.kernels, device)
+    judging = given.check or given.accept is not None
+    clock: ClockName = given.clock or ("processor" if judging and device.type == "cpu" else "wall")
     settings = Settings(name, clock, machine_class(sides.model, threads=torch.get_num_threads(), clock=clock))
     session, digest = _measured(given, sides, clock), checkpoint_digest(folder)
     if given.accept is not None:
         accept(given.accept, settings.machine, digest, session.measured)
     checked = check(accepted, settings.machine, digest, session.measured) if given.check else None
-    environment = here(threads=torch.get_num_threads())
+    environment = here(threads=torch.get_num_threads(), device=describe_device(device))
     document = bench_document(session, sides, settings, checked=checked, environment=environment)
     return finish(document, lambda console: _show(console, document), as_json=given.as_json, out=given.out)
 
 
 def _checkpoint(given: BenchOptions) -> tuple[str, Path]:
     if given.shape is not None:
-        spec = SeededCheckpoint(shape=given.shape, dtype=given.dtype)
+        spec = SeededCheckpoint(shape=given.shape, dtype=stored_as(given.dtype))
         return f"seeded {given.shape}", Loader().checkpoint(spec)
     if given.model is None:
         return "the trained model", trained_checkpoint()

@@ -17,6 +17,7 @@ from parity.answers.chat import Chat, ChatAnswer
 from parity.cli.console import harmless, printing
 from parity.cli.signals import Terminated
 from parity.core.errors import ParityError
+from parity.engines.device import use_device
 from parity.engines.dtypes import DTYPES
 from port import GenerationConfig, PortError, Processor, load_model
 from reference.trained import trained_checkpoint
@@ -44,6 +45,7 @@ class ChatOptions:
     dtype: str
     threads: int | None
     as_json: bool
+    device: str = "cpu"
 
 
 def chat(options: ChatOptions) -> int:
@@ -52,9 +54,10 @@ def chat(options: ChatOptions) -> int:
         torch.set_num_threads(options.threads)
     if options.as_json and options.prompt is None:
         raise ParityError("--json answers one question; give --prompt")
+    device = use_device(options.device, options.dtype)
     folder = _folder(options.model)
     talk = Chat(
-        load_model(folder, dtype=DTYPES[options.dtype]),
+        load_model(folder, dtype=DTYPES[options.dtype], device=device),
         Processor.load(folder),
         chosen_config(GenerationConfig.from_folder(folder), options),
         seed=options.seed,

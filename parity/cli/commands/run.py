@@ -16,6 +16,7 @@ from parity.cli.run_options import SEEDED, RunOptions, chosen_case
 from parity.core.errors import ParityError
 from parity.documents.folders import report_folder
 from parity.documents.run import write_run
+from parity.engines.device import describe_device, use_device
 from parity.engines.reference import ReferenceEngine
 from parity.runs.case_run import CaseRun, run_case
 from parity.runs.loader import Loader, read_config
@@ -36,7 +37,8 @@ def run(options: RunOptions) -> int:
     folder = report_folder(options.out, case.name)
     if options.traces is not None and options.traces.exists():
         raise ParityError(f"{options.traces} exists already; name a new folder for the traces")
-    loader = Loader()
+    device = use_device(options.device, options.dtype)
+    loader = Loader(device=device)
     timing = TIMED_RUNS + 1 if options.timing and "model" in case.stages else 0
     with ExitStack() as stack:
         store = TraceStore()
@@ -63,7 +65,7 @@ def run(options: RunOptions) -> int:
         document = write_run(
             found,
             report,
-            environment=here(seed=options.seed, threads=torch.get_num_threads()),
+            environment=here(seed=options.seed, threads=torch.get_num_threads(), device=describe_device(device)),
             performance=performance,
         )
     return finish(
@@ -86,6 +88,7 @@ def _timed(run: CaseRun, step: Bar) -> dict[str, Any] | None:
         run.inputs.tensors,
         run.model.tokens,
         runs=TIMED_RUNS,
+        device=reference.model.device,
         progress=lambda: step("timing") if next(progress) % 2 == 0 else None,
     )
 

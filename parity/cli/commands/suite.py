@@ -18,6 +18,7 @@ from parity.cli.suite_options import SuiteOptions, chosen_of_suite
 from parity.documents.folders import report_folder
 from parity.documents.run import write_run
 from parity.documents.suite import suite_document
+from parity.engines.device import describe_device, use_device
 from parity.milestones.keys import code_digest, versions
 from parity.milestones.suite import MadeWith, run_suite
 from parity.runs.case_run import CaseRun
@@ -30,13 +31,17 @@ def suite(options: SuiteOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    device = use_device(options.device, options.dtype)
+    described = describe_device(device)
     every = standard_suite()
     selected = chosen_of_suite(every, options)
     cases = selected if options.shard is None else options.shard.mine(selected)
-    made_with = MadeWith(code_digest(), versions(), options.dtype)
+    # Shards of other devices are not merged.
+    on = {} if described is None else {"device": described.get("model", described["name"])}
+    made_with = MadeWith(code_digest(), {**versions(), **on}, options.dtype)
     folder = report_folder(options.out, "suite")
     start = time.perf_counter()
-    environment = here(threads=torch.get_num_threads())
+    environment = here(threads=torch.get_num_threads(), device=described)
     with Staged(folder) as staged, progress_bar(len(cases), quiet=options.as_json) as step:
         begun: set[str] = set()
 
@@ -50,7 +55,7 @@ def suite(options: SuiteOptions) -> int:
             write_run(run, staged.work / place, environment=environment)
             return f"{place}/report.html"
 
-        loader = Loader()
+        loader = Loader(device=device)
         summaries = run_suite(cases, loader, dtype=options.dtype, progress=progress, finished=finished)
         seconds = round(time.perf_counter() - start, 3)
         checkpoints = {case.checkpoint.label: loader.digest(loader.checkpoint(case.checkpoint)) for case in cases}
