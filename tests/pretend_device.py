@@ -29,11 +29,11 @@ class PretendTensor(Tensor):
     """A tensor on the device. ``held`` (the same shape and strides) has its numbers."""
 
     held: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls: Any, held: Tensor) -> PretendTensor:
-        made: PretendTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: PretendTensor = Tensor._make_wrapper_subclass(
             cls,
             held.size(),
             strides=held.stride(),
@@ -46,13 +46,15 @@ class PretendTensor(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
         return _computed(func, args, kwargs or {})
 
     def tolist(self) -> Any:
         return self.held.tolist()
 
-    def __repr__(self, **_contents: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"{self.held!r} on {DEVICE}"
 
     def __format__(self, spec: str) -> str:
@@ -66,7 +68,7 @@ class _Everywhere(TorchDispatchMode):
     """Makes tensors on the device, and watches the operations that only have tensors of the CPU."""
 
     def __init__(self, without: frozenset[torch.dtype]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._without = without
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:

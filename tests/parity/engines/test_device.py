@@ -155,4 +155,5 @@ def test_memory_comes_from_the_counters_of_the_device(monkeypatch: pytest.Monkey
 def test_a_device_that_cannot_be_used_is_a_usage_error(gpus: Gpus, arguments: list[str], message: str) -> None:
     gpus(0)
     shown = CliRunner().invoke(main, arguments)
-    assert shown.exit_code == 2 and message in shown.output, shown.output
+    assert message in shown.output
+    assert shown.exit_code == 2

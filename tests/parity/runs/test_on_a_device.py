@@ -15,9 +15,12 @@ from torch import Tensor
 
 import port.model
 import port.text
-import port.vision
 import reference.model
+from parity.answers.chat import Chat, ChatAnswer
+from parity.bench.limits import measure_limits
 from parity.bench.models import measure
+from parity.bench.session import curve_works, works
+from parity.bench.works import Sizes, loaded_sides
 from parity.cases.case import TINY, Case, Request
 from parity.cases.media import Clip, Noise
 from parity.core.errors import ParityError
@@ -25,6 +28,7 @@ from parity.core.trace import SeamKey
 from parity.core.verdict import Verdict
 from parity.documents.environment import environment
 from parity.documents.run import write_run
+from parity.engines.device import finishing
 from parity.engines.port import PortEngine
 from parity.kernels import plain
 from parity.kernels.numpy_kernels import NumpyKernels
@@ -34,7 +38,7 @@ from parity.runs.loader import Loader
 from parity.runs.model_stage import floor_variants
 from parity.runs.recorder import Recorder
 from parity.runs.stage import judge_stage
-from port import GenerationConfig, Inputs, generate_all, load_model
+from port import GenerationConfig, Inputs, Processor, generate_all, grid, load_model
 from port.cache import KVCache
 from port.kernels import PLAIN, kernels_of
 from reference import nudge
@@ -190,6 +194,33 @@ def test_a_report_is_timed_on_the_device_and_names_it(
         assert "Pretended GPU" in (tmp_path / page).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_every_work_of_bench_runs_on_the_device(on_device: CaseRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    sizes = Sizes(1, 4, 6, 6, 2, (4,), (6,), (6,), (1,), 1)
+    with pretending():
+        sides = loaded_sides(on_device.folder, "float32", "fast", DEVICE)
+        made = [*works(sides, sizes), *(work for _, _, work in curve_works(sides, sizes))]
+        for work in made:
+            for prepare in (work.port, work.reference):
+                finishing(prepare(), sides.device)()
+        limits = measure_limits(torch.bfloat16, side=8, read=2**16, device=DEVICE)
+    assert len(waits) >= 2 * len(made)
+    assert limits.read_gbytes > 0
+
+
+@pytest.mark.slow
+def test_chat_answers_on_the_device(on_device: CaseRun, there: Loader) -> None:
+    config = GenerationConfig(eos_token_ids=(), max_new_tokens=2)
+    answer = ChatAnswer()
+    with pretending():
+        talk = Chat(there.port(on_device.folder, "float32"), Processor.load(on_device.folder), config)
+        for _ in talk.ask([{"type": "text", "text": "Hi."}], answer):
+            pass
+    assert len(answer.tokens) == 2
+
+
 # -- planted: one place that forgets the device --------------------------------------------------------------------
 
 
@@ -208,8 +239,8 @@ TABLES: Sequence[tuple[Any, str]] = (
     (port.text, "mrope_cos_sin"),
     (port.model, "causal_mask"),
     (port.model, "mrope_positions"),
-    (port.vision.grid, "patch_coordinates"),
-    (port.vision.grid, "interpolation"),
+    (grid, "patch_coordinates"),
+    (grid, "interpolation"),
     (KVCache, "next_positions"),
 )
 
