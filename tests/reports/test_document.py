@@ -75,6 +75,8 @@ def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None
                     open_objects.append(path)
                 elif path == "bench":  # without --check nothing is judged
                     assert node["required"] == [key for key in node["properties"] if key not in ("check", "verdict")]
+                elif path.endswith("environment") and "device" in node["properties"]:  # the CPU is not described
+                    assert node["required"] == [key for key in node["properties"] if key != "device"], path
                 elif not path.endswith("cases"):
                     assert node["required"] == list(node["properties"]), path
                 else:
@@ -85,7 +87,7 @@ def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None
 
     for kind in document.KINDS:
         walk(document.schema(kind), kind)
-    named = {path for path in open_objects if not path.endswith("environment.packages")}
+    named = {path for path in open_objects if not path.endswith(("environment.packages", "environment.device"))}
     assert sorted(named) == [
         "activations.models",
         "activations.models.additionalProperties",
@@ -106,7 +108,9 @@ def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None
         "suite.made_with.checkpoints",
         "suite.made_with.versions",
     ]
-    assert len(set(open_objects)) == len(named) + len(document.KINDS)
+    devices = {path for path in open_objects if path.endswith("environment.device")}
+    assert devices == {f"{kind}.environment.device" for kind in document.KINDS if kind != "calibration"}
+    assert len(set(open_objects)) == len(named) + len(document.KINDS) + len(devices)
 
 
 def _set(path: str, value: object) -> Callable[[Document], None]:
