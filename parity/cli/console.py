@@ -199,6 +199,14 @@ def suite_tables(document: Mapping[str, Any]) -> Iterable[Table]:
     return cases, phases
 
 
+def show_kept(console: Console, reused: Sequence[str], stale: Mapping[str, str], *, of: int, what: str) -> None:
+    """Say what was taken from an earlier run, and why other things were not."""
+    for name, why in stale.items():
+        console.print(plain(f"not reused: {name}: {why}"), soft_wrap=True)
+    if reused:
+        console.print(f"reused: {len(reused)} of {of} {what}, finished before; --fresh runs them again")
+
+
 def coloured(verdict: str) -> str:
     style = COLOURS[verdict]
     return f"[{style}]{verdict}[/{style}]"

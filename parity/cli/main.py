@@ -30,6 +30,7 @@ from parity.cli.options import (
     threads_option,
 )
 from parity.cli.record_commands import add_record_commands
+from parity.cli.workers import fresh_option, workers_options
 from parity.engines.registry import FOREIGN, NAMES
 from parity.kernels.registry import KERNELS
 from parity.milestones.phases import PHASES
@@ -113,7 +114,7 @@ def run(**options: Any) -> int:
     return run(given)
 
 
-@subcommand(main, section="judge")
+@subcommand(main, section="judge", interrupted="interrupted; finished cases are kept, go on with the same --out folder")
 @click.option("--case", "cases", multiple=True, help="Run only this case; may be repeated.")
 @click.option(
     "--phase",
@@ -125,6 +126,8 @@ def run(**options: Any) -> int:
 @click.option("--dtype", type=MODEL_DTYPE, default="float32", show_default=True)
 @device_option
 @out_option
+@fresh_option
+@workers_options
 @shard_option
 @annotations_option
 @threads_option
@@ -132,7 +135,8 @@ def run(**options: Any) -> int:
 def suite(**options: Any) -> int:
     """Run the standard suite. Gives a verdict for each phase of the integration.
 
-    If you select cases or phases, the others count as not run.
+    If you select cases or phases, the others count as not run. Cases that an earlier run into the same folder has
+    finished are not run again, unless code, checkpoint, case, options or versions have changed.
     """
     from parity.cases.standard import standard_suite
     from parity.cli.checks import check_device

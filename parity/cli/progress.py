@@ -14,14 +14,14 @@ class Bar:
     """A progress bar of known length. It does nothing if there is no terminal."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress = progress
+        self._progress, self._total = progress, total
         self._task = progress.add_task("", total=total) if progress else None
 
     def __call__(self, what: str) -> None:
         """Show that the next piece of work begins."""
         if self._progress is not None and self._task is not None:
             done = self._progress.tasks[0].fields.get("begun", 0)
-            self._progress.update(self._task, description=what, completed=done, begun=done + 1)
+            self._progress.update(self._task, description=what, completed=min(done, self._total), begun=done + 1)
 
 
 @contextmanager

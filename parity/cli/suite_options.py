@@ -8,8 +8,10 @@ from pathlib import Path
 
 from parity.cases.case import Case
 from parity.cases.registry import chosen_cases
+from parity.cli.workers import Where
 from parity.core.errors import ParityError
 from parity.milestones.shards import Shard
+from parity.workers.choose import check_workers
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,22 @@ class SuiteOptions:
     shard: Shard | None = None
     annotations: bool = False
     device: str = "cpu"
+    fresh: bool = False
+    workers: int | None = None
+    scheduler: str | None = None
+
+    @property
+    def where(self) -> Where:
+        """Where the cases run."""
+        return Where(self.workers, self.scheduler)
 
 
 def chosen_of_suite(every: Sequence[Case], options: SuiteOptions) -> list[Case]:
-    """Return the cases of ``every`` that the options select. Raises ParityError for an unknown case, or for none."""
+    """Return the cases of ``every`` that the options select.
+
+    Raises ParityError for an unknown case, for none, or for workers and a scheduler at once.
+    """
+    check_workers(options.workers, options.scheduler)
     named = {case.name for case in chosen_cases(options.cases, among=every)}
     chosen = [
         case

@@ -3,42 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
 from parity.cases.case import Case
-from parity.core.compare import Finding
 from parity.core.verdict import Verdict, combine
-from parity.documents.base import document, verdict_section
-from parity.milestones.shards import Shard
-from parity.milestones.suite import CaseSummary, MadeWith, phase_verdicts, suite_verdict
-
-
-def suite_document(
-    summaries: Sequence[CaseSummary],
-    every: Sequence[Case],
-    *,
-    environment: Mapping[str, Any],
-    seconds: float,
-    made_with: MadeWith,
-    selected: Sequence[str],
-    shard: Shard | None = None,
-) -> dict[str, Any]:
-    """Return the document. ``every`` lists the cases of the whole suite, ``selected`` those of all shards."""
-    lines = [_line(summary) for summary in summaries]
-    forwards = sum(summary.forwards for summary in summaries)
-    return whole_document(
-        lines,
-        summaries,
-        every,
-        environment=environment,
-        totals={"forwards": forwards, "seconds": seconds},
-        made_with=asdict(made_with),
-        selected=selected,
-        shard=None if shard is None else asdict(shard),
-    )
+from parity.documents.base import document, finding_sections, judgement_section, verdict_section
+from parity.milestones.suite import CaseSummary, phase_verdicts, suite_verdict
 
 
 def whole_document(
@@ -52,8 +22,12 @@ def whole_document(
     selected: Sequence[str],
     shard: Mapping[str, Any] | None,
     shards: Sequence[str] = (),
+    reused: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the document of case lines. ``shards`` names the missing shards of a merged suite."""
+    """Return the document of case lines. ``every`` lists the cases of the whole suite, ``selected`` those of all shards.
+
+    ``shards`` names the missing shards of a merged suite, ``reused`` the cases that an earlier run had finished.
+    """
     judged = [summary.judgement for summary in summaries]
     verdict, reason = suite_verdict(summaries, every)
     absent = [name for name in selected if name not in {summary.case.name for summary in summaries}]
@@ -89,48 +63,44 @@ def whole_document(
         made_with=dict(made_with),
         selected=list(selected),
         shard=shard,
+        reused=list(reused),
         verdict=verdict_section(verdict, reason),
     )
 
 
-def _line(summary: CaseSummary) -> dict[str, Any]:
-    case, judgement = summary.case, summary.judgement
+def summary_line(summary: CaseSummary) -> dict[str, Any]:
+    """Return the line of a case that ran, or could not be run, in this process."""
+    sections = judgement_section(summary.judgement), finding_sections(summary.findings)
+    return case_line(summary.case, *sections, seconds=summary.seconds, report=summary.report)
+
+
+def case_line(
+    case: Case, judged: Mapping[str, Any], findings: Sequence[Mapping[str, Any]], *, seconds: float, report: str | None
+) -> dict[str, Any]:
+    """Return the line of a case from the sections ``verdict`` and ``findings`` of its report."""
+    first = judged["first_divergence"]
     return {
         "name": case.name,
         "title": case.title,
         "phase": case.phase,
-        "verdict": judgement.verdict.name,
-        "exit_code": judgement.verdict.exit_code,
-        "reason": judgement.reason,
-        "seams_compared": judgement.seams_compared,
-        "seams_expected": judgement.seams_expected,
-        "rows_compared": judgement.rows_compared,
-        "not_compared": judgement.not_compared,
-        "worst": _worst(summary.findings),
-        "first_divergence": _first(summary),
-        "seconds": summary.seconds,
-        "report": summary.report,
+        "verdict": judged["value"],
+        "exit_code": judged["exit_code"],
+        "reason": judged["reason"],
+        "seams_compared": judged["seams_compared"],
+        "seams_expected": judged["seams_expected"],
+        "rows_compared": judged["rows_compared"],
+        "not_compared": judged["not_compared"],
+        "worst": _worst(findings),
+        "first_divergence": None if first is None else {name: findings[first][name] for name in ("seam", "step")},
+        "seconds": seconds,
+        "report": report,
     }
 
 
-def _worst(findings: Sequence[Finding]) -> dict[str, Any] | None:
-    judged = [finding for finding in findings if finding.ratio is not None and np.isfinite(finding.ratio)]
+def _worst(findings: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    judged = [finding for finding in findings if finding["ratio"] is not None]
     if not judged:
         return None
-    worst = max(judged, key=lambda finding: finding.ratio or 0.0)
-    return {
-        "seam": worst.entry.key.name,
-        "step": worst.entry.step,
-        "ratio": worst.ratio,
-        "figure": worst.figure,
-        "gate": worst.gate,
-        "row": worst.worst_row,
-    }
-
-
-def _first(summary: CaseSummary) -> dict[str, str] | None:
-    at = summary.judgement.first_divergence
-    if at is None:
-        return None
-    entry = summary.findings[at].entry
-    return {"seam": entry.key.name, "step": entry.step}
+    worst = max(judged, key=lambda finding: finding["ratio"] or 0.0)
+    named = ("seam", "step", "ratio", "figure", "gate")
+    return {**{name: worst[name] for name in named}, "row": worst["worst_row"]}

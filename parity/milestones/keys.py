@@ -93,6 +93,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def installed() -> dict[str, str]:
+    """Return what must be the same on every machine that takes part in a run: the digest of the code, and versions."""
+    return {"code": code_digest(), **versions()}
+
+
 def digest_json(value: Any) -> str:
     """Return the sha256 of the canonical JSON of a value."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)

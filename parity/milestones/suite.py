@@ -20,7 +20,10 @@ from reference.errors import ReferenceModelError
 
 @dataclass(frozen=True)
 class CaseSummary:
-    """One line of a suite. ``report`` is the path of the case's report, relative to the suite's report."""
+    """One line of a suite. ``report`` is the path of the case's report, relative to the suite's report.
+
+    ``error`` is what the subject raised, or why the case could not be run.
+    """
 
     case: Case
     judgement: Judgement
@@ -28,6 +31,7 @@ class CaseSummary:
     forwards: int
     seconds: float
     report: str | None = None
+    error: str | None = None
 
     @property
     def ran(self) -> bool:
@@ -68,57 +72,39 @@ class PhaseVerdict:
     reason: str
 
 
-def run_suite(
-    cases: Sequence[Case],
-    loader: Loader,
-    *,
-    dtype: str,
-    progress: Callable[[Case, str], None],
-    finished: Callable[[CaseRun], str | None],
-) -> list[CaseSummary]:
-    """Run the cases, and return their lines in the given order.
+def by_checkpoint(cases: Sequence[Case]) -> list[Case]:
+    """Return the cases so that all of a checkpoint follow each other, and it is loaded once."""
+    groups: dict[Checkpoint, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.checkpoint, []).append(case)
+    return [case for group in groups.values() for case in group]
 
-    All cases of a checkpoint run one after another, so that it is loaded once. A case that cannot run becomes an
-    INVALID line with its error; the others still run. ``finished`` may write a case's report, and returns its path.
+
+def run_one(case: Case, loader: Loader, *, dtype: str, finished: Callable[[CaseRun], str | None]) -> CaseSummary:
+    """Run a case, and return its line. A case that cannot run becomes an INVALID line with its error.
+
+    ``finished`` may write the case's report, and returns its path.
     """
-    groups: dict[Checkpoint, list[int]] = {}
-    for place, case in enumerate(cases):
-        groups.setdefault(case.checkpoint, []).append(place)
-    summaries = {
-        place: _run_one(cases[place], loader, dtype=dtype, progress=progress, finished=finished)
-        for places in groups.values()
-        for place in places
-    }
-    return [summaries[place] for place in range(len(cases))]
-
-
-def _run_one(
-    case: Case,
-    loader: Loader,
-    *,
-    dtype: str,
-    progress: Callable[[Case, str], None],
-    finished: Callable[[CaseRun], str | None],
-) -> CaseSummary:
     start = time.perf_counter()
     try:
-        run = run_case(case, loader, dtype=dtype, progress=lambda what: progress(case, what))
+        run = run_case(case, loader, dtype=dtype)
     except (ParityError, PortError, ReferenceModelError) as error:
-        return _not_run(case, str(error), start)
+        return not_run(case, str(error), _since(start))
     except (OSError, MemoryError):
         raise  # the machine is at fault, and the other cases would fail too
     except Exception as error:
         # A defect of the harness, or of something that it uses. The other cases still run.
         text = f"{type(error).__name__}: {error}; `parity --debug run --case {case.name}` shows where"
-        return _not_run(case, text, start)
+        return not_run(case, text, _since(start))
     seconds = _since(start)
     judgement, findings = run.result.judgement, run.result.findings
-    return CaseSummary(case, judgement, findings, run.forwards, seconds, finished(run))
+    return CaseSummary(case, judgement, findings, run.forwards, seconds, finished(run), run.result.error)
 
 
-def _not_run(case: Case, why: str, start: float) -> CaseSummary:
+def not_run(case: Case, why: str, seconds: float = 0.0) -> CaseSummary:
+    """Return the line of a case that could not be run."""
     judgement = Judgement(Verdict.INVALID, f"the case did not run: {why}", None, 0, 0, 0)
-    return CaseSummary(case, judgement, [], 0, _since(start))
+    return CaseSummary(case, judgement, [], 0, seconds, error=why)
 
 
 def suite_verdict(summaries: Sequence[CaseSummary], every: Sequence[Case]) -> tuple[Verdict, str]:

@@ -307,6 +307,7 @@ def suite_document(*, diverged: bool = True, links: bool = False) -> Document:
         },
         "selected": [case["name"] for case in cases],
         "shard": None,
+        "reused": [],
         "verdict": {
             "value": "DIVERGED" if diverged else "PARITY",
             "exit_code": 1 if diverged else 0,

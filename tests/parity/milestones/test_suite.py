@@ -19,7 +19,7 @@ from parity.cases.registry import every_case
 from parity.cases.standard import SMALL
 from parity.core.verdict import Verdict
 from parity.documents.base import finding_sections
-from parity.milestones.suite import CaseSummary, run_suite
+from parity.milestones.suite import CaseSummary, by_checkpoint, run_one
 from parity.runs.loader import Loader
 from port import Qwen3VL, load_model
 from reference.model import ReferenceModel
@@ -72,7 +72,8 @@ class Loads:
 
 
 def _suite(cases: Sequence[Case], loader: Loader, *, dtype: str = "float32") -> list[CaseSummary]:
-    return run_suite(cases, loader, dtype=dtype, progress=lambda _case, _what: None, finished=lambda _run: None)
+    found = {case.name: run_one(case, loader, dtype=dtype, finished=lambda _run: None) for case in by_checkpoint(cases)}
+    return [found[case.name] for case in cases]
 
 
 Ran = tuple[list[CaseSummary], Loads]

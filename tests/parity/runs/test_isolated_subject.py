@@ -13,7 +13,7 @@ from parity.cases.case import TIED, TINY, Case
 from parity.cases.standard import SMALL
 from parity.cli.commands.mutants import mutants
 from parity.core.verdict import Verdict
-from parity.milestones.suite import CaseSummary, run_suite
+from parity.milestones.suite import CaseSummary, run_one
 from parity.mutants.base import around, replaced
 from parity.mutants.matrix import kill_matrix
 from parity.mutants.registry import chosen
@@ -89,10 +89,8 @@ def test_a_full_disk_ends_the_suite(loader: Loader, monkeypatch: pytest.MonkeyPa
 
 
 def _suite(cases: list[Case], loader: Loader) -> list[CaseSummary]:
-    finished: Callable[[Any], None] = lambda _run: None  # noqa: E731
-    return run_suite(
-        cases, Loader(loader.folder), dtype="float32", progress=lambda _case, _what: None, finished=finished
-    )
+    own = Loader(loader.folder)
+    return [run_one(case, own, dtype="float32", finished=lambda _run: None) for case in cases]
 
 
 def test_the_kill_matrix_goes_on_with_the_cases_that_the_port_passes(loader: Loader) -> None:
