@@ -64,7 +64,8 @@ def standard_suite() -> list[Case]:
         *state_cases(),
         *generation_cases(),
     ]
-    return sorted((case for case in cases if case.since <= _installed()), key=lambda case: case.phase)
+    installed = _installed()
+    return sorted((case for case in cases if case.since <= installed), key=lambda case: case.phase)
 
 
 def _installed() -> tuple[int, int]:

@@ -34,6 +34,7 @@ from parity.cli.workers import fresh_option, workers_options
 from parity.engines.registry import FOREIGN, NAMES
 from parity.kernels.registry import KERNELS
 from parity.milestones.phases import PHASES
+from parity.workers.choose import check_workers
 
 _PHASE = click.IntRange(min(PHASES), max(PHASES))
 _SHOWN_SEED = 20_000  # seed of exam questions; training uses other seeds
@@ -493,17 +494,25 @@ def bundle_show(*, folder: Path, as_json: bool) -> int:
     return show_bundle(folder, as_json=as_json)
 
 
-@subcommand(main, section="measure")
+@subcommand(
+    main, section="measure", interrupted="interrupted; finished cases are kept, go on with the same --out folder"
+)
 @click.option("--case", "cases", multiple=True, help="Use only this case; may be repeated. Default: the smallest set.")
 @click.option("--every-case", is_flag=True, help="Use every case: the whole kill matrix.")
 @click.option("--mutant", "ids", multiple=True, help="Plant only this mistake; may be repeated.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
 @out_option
+@fresh_option
+@workers_options
 @json_option
 def mutants(**options: Any) -> int:
-    """Plant every known mistake in the port. Check that each is caught, and at the right seam."""
+    """Plant every known mistake in the port. Check that each is caught, and at the right seam.
+
+    Cases that an earlier run into the same folder has finished are not run again, if nothing has changed.
+    """
     from parity.cli.checks import check_cases
 
+    check_workers(options["workers"], options["scheduler"])
     check_cases(options["cases"], every_case=options["every_case"])
     if options["ids"]:
         from parity.mutants.registry import chosen  # needs torch, but no transformers
@@ -525,11 +534,14 @@ def mutants(**options: Any) -> int:
     help="Another library for correct runs of the port; may be repeated. Default: all.",
 )
 @click.option("--out", type=FOLDER, default=Path("parity-reports/calibration"), show_default=True)
+@workers_options
+@threads_option
 @json_option
 def calibrate(**options: Any) -> int:
     """Measure the smallest m without a false alarm, over many correct runs."""
     from parity.cli.checks import check_cases
 
+    check_workers(options["workers"], options["scheduler"])
     check_cases(options["cases"])
     from parity.cli.commands.calibrate import calibrate
 

@@ -14,9 +14,9 @@ from parity.mutants.outcomes import Outcome
 
 
 def matrix_document(
-    matrix: Matrix, cases: Sequence[Case], *, environment: Mapping[str, Any], seconds: float
+    matrix: Matrix, cases: Sequence[Case], *, environment: Mapping[str, Any], seconds: float, reused: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return the document. ``cases`` are the cases on which the mutants ran."""
+    """Return the document. ``cases`` are the cases on which the mutants ran, ``reused`` those of an earlier run."""
     cover = smallest_cover(matrix)
     return document(
         "mutants",
@@ -45,6 +45,7 @@ def matrix_document(
         broken=matrix.broken,
         mutants=[_line(result) for result in matrix.results],
         not_planted=NOT_PLANTED,
+        reused=list(reused),
     )
 
 

@@ -24,8 +24,9 @@ def whole_document(
     shards: Sequence[str] = (),
     reused: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return the document of case lines. ``every`` lists the cases of the whole suite, ``selected`` those of all shards.
+    """Return the document of case lines.
 
+    ``every`` lists the cases of the whole suite, ``selected`` those of all shards.
     ``shards`` names the missing shards of a merged suite, ``reused`` the cases that an earlier run had finished.
     """
     judged = [summary.judgement for summary in summaries]

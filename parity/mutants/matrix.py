@@ -81,6 +81,16 @@ class Matrix:
         return bool(self.of("caught")) and not self.of("survived", "not exposed") and not self.broken
 
 
+@dataclass(frozen=True)
+class OnCase:
+    """The outcomes of all mutants on one case. If the port does not pass it, ``broken`` says why and there are none."""
+
+    case: str
+    forwards: int
+    outcomes: tuple[Outcome, ...] = ()
+    broken: str | None = None
+
+
 def kill_matrix(
     mutants: Sequence[Mutant],
     cases: Sequence[Case],
@@ -90,28 +100,44 @@ def kill_matrix(
     progress: Callable[[str], None] = lambda _what: None,
 ) -> Matrix:
     """Try every mutant on every case. A case that the port fails without a mistake is ``broken``; the others run."""
-    outcomes: dict[str, list[Outcome]] = {mutant.id: [] for mutant in mutants}
-    forwards: dict[str, int] = {}
-    broken: dict[str, str] = {}
+    found = [on_case(case, mutants, loader, dtype=dtype, progress=progress) for case in cases]
+    return matrix_of(mutants, found, dtype)
+
+
+def on_case(
+    case: Case,
+    mutants: Sequence[Mutant],
+    loader: Loader,
+    *,
+    dtype: str,
+    progress: Callable[[str], None] = lambda _what: None,
+) -> OnCase:
+    """Try every mutant on a case."""
+    outcomes: list[Outcome] = []
     with _one_thread():
-        for case in cases:
-            progress(f"{case.name}: yardstick")
-            try:
-                ready = prepare(case, loader, dtype=dtype)
-            except BrokenPort as error:
-                broken[case.name] = str(error)
+        progress(f"{case.name}: yardstick")
+        try:
+            ready = prepare(case, loader, dtype=dtype)
+        except BrokenPort as error:
+            return OnCase(case.name, 0, broken=str(error))
+        for mutant in mutants:
+            if mutant.component not in ONLY.get(case.name, (mutant.component,)):
+                outcomes.append(Outcome(mutant.id, case.name, "not applicable", expected=False))
                 continue
-            forwards[case.name] = ready.forwards
-            for mutant in mutants:
-                if mutant.component not in ONLY.get(case.name, (mutant.component,)):
-                    outcomes[mutant.id].append(Outcome(mutant.id, case.name, "not applicable", expected=False))
-                    continue
-                progress(f"{case.name}: {mutant.id}")
-                outcomes[mutant.id].append(try_mutant(mutant, ready))
+            progress(f"{case.name}: {mutant.id}")
+            outcomes.append(try_mutant(mutant, ready))
+    return OnCase(case.name, ready.forwards, tuple(outcomes))
+
+
+def matrix_of(mutants: Sequence[Mutant], found: Sequence[OnCase], dtype: str) -> Matrix:
+    """Put the outcomes of all cases together, in the order of the mutants."""
+    sound = [case for case in found if case.broken is None]
+    by_mutant = {mutant.id: tuple(case.outcomes[place] for case in sound) for place, mutant in enumerate(mutants)}
     results = [
-        MutantResult(mutant, fate(mutant, outcomes[mutant.id], dtype), tuple(outcomes[mutant.id])) for mutant in mutants
+        MutantResult(mutant, fate(mutant, by_mutant[mutant.id], dtype), by_mutant[mutant.id]) for mutant in mutants
     ]
-    return Matrix(dtype, forwards, tuple(results), broken)
+    broken = {case.case: case.broken for case in found if case.broken is not None}
+    return Matrix(dtype, {case.case: case.forwards for case in sound}, tuple(results), broken)
 
 
 def fate(mutant: Mutant, outcomes: Sequence[Outcome], dtype: str) -> Fate:

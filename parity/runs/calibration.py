@@ -27,7 +27,6 @@ from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader
 from parity.runs.model_stage import ModelStage, floor_variants, model_stage
 from parity.runs.recorder import Recorder
-from parity.runs.yardstick import Progress
 from port import Qwen3VL
 from reference.model import ReferenceModel
 
@@ -89,30 +88,25 @@ class Summary:
     worst: Sequence[Need]
 
 
-def calibrate(
-    cases: Sequence[Case],
-    loader: Loader,
-    *,
-    dtype: str,
-    seeds: int,
-    kernels: Sequence[Kernels] = (),
-    progress: Progress,
-) -> list[Need]:
-    """Return the need of every correct run of every case, on ``seeds`` checkpoints of each case."""
-    found: list[Need] = []
-    for seed in range(seeds):
-        for case in cases:
-            spec = case.checkpoint
-            progress(f"{dtype}, seed {seed}, {case.name}")
-            if isinstance(spec, SeededCheckpoint):
-                spec = replace(spec, seed=seed)
-            elif seed:
-                continue  # there is only one trained model
-            folder = loader.checkpoint(spec)
-            inputs = loader.inputs(replace(case, chunk=None), folder)
-            model, port = loader.reference(folder, dtype), loader.port(folder, dtype)
-            found += needs(inputs, model_stage(inputs, model), model=model, port=port, kernels=kernels)
-    return found
+def planned(cases: Sequence[Case], seeds: int) -> list[tuple[int, Case]]:
+    """Return what is calibrated: each case on ``seeds`` checkpoints. There is only one trained model."""
+    return [
+        (seed, case)
+        for seed in range(seeds)
+        for case in cases
+        if not seed or isinstance(case.checkpoint, SeededCheckpoint)
+    ]
+
+
+def calibrate_one(case: Case, seed: int, loader: Loader, *, dtype: str, kernels: Sequence[Kernels] = ()) -> list[Need]:
+    """Return the need of every correct run of a case on the checkpoint of one seed."""
+    spec = case.checkpoint
+    if isinstance(spec, SeededCheckpoint):
+        spec = replace(spec, seed=seed)
+    folder = loader.checkpoint(spec)
+    inputs = loader.inputs(replace(case, chunk=None), folder)
+    model, port = loader.reference(folder, dtype), loader.port(folder, dtype)
+    return needs(inputs, model_stage(inputs, model), model=model, port=port, kernels=kernels)
 
 
 def summaries(found: Sequence[Need]) -> dict[str, Summary]:

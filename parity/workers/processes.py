@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -199,7 +198,7 @@ class _Slot:
         process = self._process
         if process is None:
             return f"could not be started ({error})"
-        connection.wait([process.sentinel], _JOIN_SECONDS)
+        process.join(_JOIN_SECONDS)
         code = process.exitcode
         self._end()
         if code is not None and code < 0:

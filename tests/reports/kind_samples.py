@@ -84,6 +84,7 @@ def mutants_document() -> Document:
         "broken": {"video": "the port without a mistake does not pass video"},
         "mutants": mutants,
         "not_planted": {"moe-router": "the port builds dense models only"},
+        "reused": [],
     }
 
 

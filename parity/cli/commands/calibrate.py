@@ -8,32 +8,47 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from parity.cases.registry import chosen_cases
 from parity.cases.standard import standard_suite
 from parity.cli.command import here
 from parity.cli.console import printing
 from parity.cli.progress import progress_bar
+from parity.cli.workers import Where, threads_of, workers_for
 from parity.documents.calibration import calibration_document
 from parity.kernels.registry import KERNELS, make_kernels
-from parity.runs.calibration import calibrate as measure_needs
-from parity.runs.loader import Loader
+from parity.runs.calibration import planned
+from parity.runs.spread import calibrate as measure
 from reports.atomic import write_text
 
 
 def calibrate(
-    *, dtypes: tuple[str, ...], seeds: int, cases: tuple[str, ...], kernels: tuple[str, ...], out: Path, as_json: bool
+    *,
+    dtypes: tuple[str, ...],
+    seeds: int,
+    cases: tuple[str, ...],
+    kernels: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    threads: int | None = None,
 ) -> int:
     """Run the command. Returns 1 if a correct run needs a larger m than the project's gates have."""
-    environment = here(threads=torch.get_num_threads())
+    where = Where(workers, scheduler)
+    each = threads_of(threads, where)
+    environment = here(threads=each)
     named = chosen_cases(cases) or standard_suite()
-    libraries = [make_kernels(name) for name in kernels or KERNELS]
+    libraries = kernels or KERNELS
+    for name in libraries:
+        make_kernels(name)  # raises for a library that is not installed
     chosen = [case for case in named if "model" in case.stages]
     documents = []
     for dtype in dtypes:
-        with progress_bar(len(chosen) * seeds, quiet=as_json) as step:
-            found = measure_needs(chosen, Loader(), dtype=dtype, seeds=seeds, kernels=libraries, progress=step)
+        steps = len(planned(chosen, seeds))
+        with progress_bar(steps, quiet=as_json) as step, workers_for(where) as executor:
+            executor.watch(step)
+            found = measure(chosen, executor, dtype=dtype, seeds=seeds, kernels=libraries, threads=each)
         document = calibration_document(found, chosen, dtype=dtype, seeds=seeds, environment=environment)
         write_text(out / f"calibration-{dtype}.json", text=json.dumps(document, indent=1) + "\n")
         documents.append(document)

@@ -14,12 +14,15 @@ from parity.cases.registry import chosen_cases
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.progress import progress_bar
+from parity.cli.workers import Where, workers_for
 from parity.documents.folders import report_folder
 from parity.documents.mutants import matrix_document
+from parity.milestones.kept import Kept
+from parity.milestones.kept_mutants import keep_outcomes, mutant_keys, outcomes_of
 from parity.mutants.cases import ALL, DEFAULT
-from parity.mutants.matrix import Matrix, MutantResult, kill_matrix
+from parity.mutants.matrix import Matrix, MutantResult, matrix_of
 from parity.mutants.registry import chosen
-from parity.runs.loader import Loader
+from parity.mutants.spread import spread_matrix
 from reports.staging import Staged
 from reports.write import write_report
 
@@ -28,7 +31,16 @@ _JUSTIFY: dict[str, Literal["left", "right"]] = {"exposed by": "right"}
 
 
 def mutants(
-    *, cases: tuple[str, ...], every_case: bool, ids: tuple[str, ...], dtype: str, out: Path | None, as_json: bool
+    *,
+    cases: tuple[str, ...],
+    every_case: bool,
+    ids: tuple[str, ...],
+    dtype: str,
+    out: Path | None,
+    as_json: bool,
+    fresh: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
 ) -> int:
     """Run the command. Returns 0 if the port passes and each mutant that changes the results is caught, otherwise 1."""
     planted = chosen(ids)
@@ -38,16 +50,30 @@ def mutants(
     environment = here(threads=1)
     start = time.perf_counter()
     with Staged(folder) as staged:
-        with progress_bar(len(tried) * (len(planted) + 1), quiet=as_json) as step:
-            matrix = kill_matrix(planted, tried, Loader(), dtype=dtype, progress=step)
+        kept = Kept(folder, fresh=fresh)
+        steps = len(tried) * (len(planted) + 1)
+        where = Where(workers, scheduler)
+        with progress_bar(steps, quiet=as_json) as step, workers_for(where) as executor:
+            executor.watch(step)
+            keys = mutant_keys(tried, planted, dtype)
+            earlier = {case.name: kept.take(case.name, keys[case.name], outcomes_of) for case in tried}
+            found = spread_matrix(
+                planted,
+                tried,
+                executor,
+                dtype=dtype,
+                earlier={name: on_case for name, on_case in earlier.items() if on_case is not None},
+                finished=lambda case, on_case: keep_outcomes(kept, keys[case.name], on_case),
+            )
+        matrix = matrix_of(planted, found, dtype)
         seconds = round(time.perf_counter() - start, 1)
-        document = matrix_document(matrix, tried, environment=environment, seconds=seconds)
+        document = matrix_document(matrix, tried, environment=environment, seconds=seconds, reused=kept.reused)
         write_report(document, staged.work)
-    finish(document, lambda console: _show(console, matrix, document, folder), as_json=as_json)
+    finish(document, lambda console: _show(console, matrix, document, folder, kept), as_json=as_json)
     return 0 if matrix.proven else 1
 
 
-def _show(console: Console, matrix: Matrix, document: dict[str, Any], folder: Path) -> None:
+def _show(console: Console, matrix: Matrix, document: dict[str, Any], folder: Path, kept: Kept) -> None:
     totals, cover = document["totals"], document["cover"]
     console.print(_table(matrix))
     console.print(
@@ -63,6 +89,7 @@ def _show(console: Console, matrix: Matrix, document: dict[str, Any], folder: Pa
     )
     console.print(f"smallest set of cases found: {', '.join(cover['cases'])} ({cover['forwards']} forwards)")
     console.print(f"{len(document['not_planted'])} real bugs cannot be planted in the port; the report says why")
+    view.show_kept(console, kept.reused, kept.stale, of=len(document["cases"]), what="cases")
     console.print(view.plain(f"report: {folder / 'report.html'}"), soft_wrap=True)
 
 

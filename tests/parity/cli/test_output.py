@@ -135,10 +135,15 @@ def test_an_interrupt_leaves_nothing(
     assert snapshot(work) == before
 
 
-def test_an_interrupted_suite_leaves_nothing(parity: Parity, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_suite_leaves_only_what_it_has_finished(
+    parity: Parity, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _interrupt(monkeypatch, "batch-2-text")
-    parity("suite", "--case", "text", "--case", "batch-2-text").refuses("interrupted", code=130)
-    assert snapshot(work) == {}
+    parity("suite", "--case", "text", "--case", "batch-2-text", "--out", "out").refuses("interrupted", code=130)
+    assert {Path(path).parts[:2] for path in snapshot(work)} == {("out", "finished")}
+    _interrupt(monkeypatch, "text")
+    parity("suite", "--case", "text", "--case", "batch-2-text", "--out", "new").refuses("interrupted", code=130)
+    assert not (work / "new").exists()
 
 
 def test_a_disk_that_fills_up_while_publishing_restores_the_earlier_report(
