@@ -147,7 +147,7 @@ def coverage(session: nox.Session) -> None:
     out = Path("parity-reports") / "coverage"
     out.mkdir(parents=True, exist_ok=True)
     data = f"--data-file={out / 'data'}"
-    suite = ("parity", "suite", "--threads", "1", "--out", str(out / "suite"), *session.posargs)
+    suite = ("parity", "suite", "--fresh", "--threads", "1", "--out", str(out / "suite"), *session.posargs)
     run(session, "coverage", "run", "--branch", "--source=port", data, "-m", *suite)
     run(session, "coverage", "html", data, "--directory", str(out / "html"))
     run(session, "tests.port.suite_coverage", str(out / "data"))
@@ -184,6 +184,17 @@ def mutants(session: nox.Session) -> None:
     for dtype in ("float32", "bfloat16"):
         out = f"parity-reports/mutants-{dtype}"
         run(session, "parity", "mutants", "--every-case", "--dtype", dtype, "--out", out, *session.posargs)
+
+
+@nox.session
+def cluster(session: nox.Session) -> None:
+    """Run a small kill matrix on local Dask clusters of 2, 4 and 8 workers. Fails if any outcome differs.
+
+    Then the standard suite's loads and times with one process and with two.
+    """
+    run(session, "tests.parity.workers.clusters", *session.posargs, env=ONE_THREAD)
+    if not session.posargs:
+        run(session, "tests.parity.workers.loads", env=ONE_THREAD)
 
 
 @nox.session

@@ -8,6 +8,7 @@ and JSON text, and JSON text comes back; nothing that Dask sends is ever kept in
 from __future__ import annotations
 
 import platform
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -67,10 +68,13 @@ class Cluster(Workers):
         super().__init__()
         try:
             from distributed import Client
+            from distributed.comm import get_address_host_port
         except ModuleNotFoundError as error:
             raise ParityError(f"{error}, which --scheduler needs: pip install 'qwen3vl-parity[cluster]'") from None
         self._address, self._without = address, without
         try:
+            if not address.startswith("inproc://"):  # a client that finds nobody is slow to close
+                socket.create_connection(get_address_host_port(address), timeout=seconds).close()
             self._client: Any = Client(address, timeout=seconds, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise ParityError(

@@ -70,7 +70,7 @@ def video(path: Path, frames: int, size: tuple[int, int] = (64, 48)) -> Path:
     return path
 
 
-def change_json(path: Path, keys: Sequence[str], value: object) -> None:
+def change_json(path: Path, keys: Sequence[str | int], value: object) -> None:
     """Set a field of a JSON file. None removes it."""
     document = json.loads(path.read_text(encoding="utf-8"))
     holder = document

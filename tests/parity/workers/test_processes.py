@@ -135,7 +135,7 @@ def test_what_another_process_cannot_get_is_refused() -> None:
         with pytest.raises(ValueError, match="is not a function of a module"):
             executor.submit(lambda: 1)
         with pytest.raises(TypeError, match="JSON serializable"):
-            executor.submit(samples.double, {"number": object()})  # type: ignore[dict-item]
+            executor.submit(samples.double, {"number": object()})
         with pytest.raises(TypeError, match="have names"):
             executor.submit(samples.double, task={"number": 1})
     with pytest.raises(RuntimeError, match="shut down"):
