@@ -33,7 +33,15 @@ from parity.workers.messages import message
 from parity.workers.processes import Processes
 from tests.parity.workers import samples
 
-CASES = ("text", "conv3d-odd", "batch-2-text", "tied", "conv3d-tiny", "untied", "tied-with-head", "tied-weights")
+CASES = (
+    "text",
+    "conv3d-tiny",
+    "conv3d-odd",
+    "conv3d-bfloat16",
+    "tied-weights",
+    "other-shape-weights",
+    "stored-float16",
+)
 MUTANTS = ("final-norm-skipped", "text-v-normed", "conv3d-weight-frames-reversed")
 NOTHING = 2000
 
