@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +55,21 @@ def test_a_task_whose_worker_was_killed_each_time_is_lost(scheduler: Any) -> Non
     with Cluster(scheduler.scheduler_address, samples.installation) as executor:
         assert isinstance(executor._translated(killed), WorkerLost)
         assert isinstance(executor._translated(ImportError("no parity there")), ParityError)
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_is_killed_costs_its_task_another_try_and_nothing_else(tmp_path: Path) -> None:
+    tasks = [{"number": number, "folder": str(tmp_path), "times": int(number == 2)} for number in range(6)]
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with ExitStack() as stack:
+        cluster = stack.enter_context(LocalCluster(**options, silence_logs=50))
+        executor = stack.enter_context(Cluster(cluster.scheduler_address, samples.installation))
+        found = dict(run_tasks(executor, samples.dies, tasks))
+        assert found == {number: {"double": 2 * number} for number in range(6)}
+        assert len(list(tmp_path.glob("death-*"))) == 1
+        lost = {"number": 9, "folder": str(tmp_path), "times": 1000}
+        answers = run_tasks(executor, samples.dies, [lost], lost=lambda _task, error: str(error))
+        assert "ended each time it was tried" in dict(answers)[0]
 
 
 @pytest.mark.parametrize("address", [NOBODY, "nonsense", "tcp://no host:1", "ftp://127.0.0.1:1"])
