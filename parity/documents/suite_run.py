@@ -67,7 +67,9 @@ def run_cases(
             workers.said(f"{case.name}: taken from the earlier run")
             found[case.name] = taken
     left = [case for case in by_checkpoint(cases) if case.name not in found]
-    tasks = [case_task(case, dtype=made_with.dtype, device=device, threads=threads, environment=environment) for case in left]
+    tasks = [
+        case_task(case, dtype=made_with.dtype, device=device, threads=threads, environment=environment) for case in left
+    ]
     for place, answer in run_tasks(workers, run_suite_case, tasks, lost=_lost({case.name: case for case in left})):
         case = left[place]
         found[case.name] = _kept(case, answer, kept, keys[case.name])

@@ -53,7 +53,7 @@ def _counting() -> list[str]:
 
 def measure(workers: Workers, *, grouped: bool) -> tuple[list[Any], int, float, float]:
     """Return the lines of the cases, the loads, and the seconds of the wall and of the processors."""
-    own = importlib.import_module("tests.parity.workers.loads")  # not __main__, which other processes do not have
+    named = importlib.import_module("tests.parity.workers.loads")  # not __main__, which other processes do not have
     cases = chosen_cases(CASES)
     cases = by_checkpoint(cases) if grouped else cases
     environment = here(threads=1)
@@ -61,7 +61,7 @@ def measure(workers: Workers, *, grouped: bool) -> tuple[list[Any], int, float, 
     tasks = [task if grouped else {**task, "group": ""} for task in tasks]
     start, before = time.perf_counter(), os.times()
     with workers:
-        found = dict(run_tasks(workers, own.counted, tasks))
+        found = dict(run_tasks(workers, named.counted, tasks))
     wall = time.perf_counter() - start
     own = os.times()
     used = own.user + own.system - before.user - before.system
