@@ -24,8 +24,8 @@ import jsonschema
 from parity.bundles.files import BundleError, inventory, walk
 from parity.bundles.jsonfile import check_schema, read_json
 from parity.core.errors import ParityError, TraceError
-from parity.milestones.collect import evidence_digest, file_name
-from parity.milestones.keys import differences
+from parity.milestones.collect import file_name
+from parity.milestones.keys import differences, digest_json
 from reports.atomic import write_bytes, write_files
 
 FINISHED = "finished"
@@ -78,7 +78,7 @@ class Kept:
         check_schema(found, _validator(), path)
         if found["item"] != name:
             raise TraceError(f"{path} is of {found['item']}, which belongs into another file")
-        if evidence_digest(found) != found["digest"]:
+        if piece_digest(found) != found["digest"]:
             raise TraceError(f"{path} was changed: its digest does not fit")
         if found["key"] != key:
             raise ParityError("; ".join(differences(found["key"], key)))
@@ -110,7 +110,7 @@ class Kept:
             "folder": folder.name if files else None,
         }
         # The content as it will be read: a tuple becomes a list.
-        whole = json.loads(json.dumps({**made, "digest": evidence_digest(made)}, allow_nan=False))
+        whole = json.loads(json.dumps({**made, "digest": piece_digest(made)}, allow_nan=False))
         check_schema(whole, _validator(), path)
         write_bytes(path, data=(json.dumps(whole) + "\n").encode("ascii"))
         return Piece(whole["content"], folder if files else None)
@@ -132,6 +132,11 @@ class Kept:
             named = path is not None and folder.name in path.read_text(encoding="utf-8", errors="replace")
             if not named and time.time() - folder.stat().st_mtime > _DAY:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def piece_digest(found: Mapping[str, Any]) -> str:
+    """Return the digest over everything but the digest itself."""
+    return digest_json({name: value for name, value in found.items() if name != "digest"})
 
 
 def _holds(folder: Path, files: Mapping[str, Any]) -> bool:

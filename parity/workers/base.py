@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import Executor, Future
 from typing import Any, ParamSpec, TypeVar
 
 from parity.workers.messages import WorkerLost
@@ -61,20 +62,26 @@ def run_tasks(
     ahead = getattr(workers, "ahead", None) or len(tasks)
     left = iter(enumerate(tasks))
     places: dict[Future[Any], int] = {}
+    # A queue, because to wait for thousands of futures anew after each costs more than the tasks.
+    ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
     try:
         while True:
             for place, task in left:
-                places[workers.submit(function, task)] = place
+                future = workers.submit(function, task)
+                places[future] = place
+                future.add_done_callback(ended.put)
                 if len(places) >= ahead:
                     break
             if not places:
                 return
-            done, _ = wait(places, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
-            if not done and isinstance(workers, Workers):
-                workers.check()
-            for future in sorted(done, key=places.__getitem__):
-                place = places.pop(future)
-                yield place, _result(future, tasks[place], lost)
+            try:
+                future = ended.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if isinstance(workers, Workers):
+                    workers.check()
+                continue
+            place = places.pop(future)
+            yield place, _result(future, tasks[place], lost)
     finally:
         for future in places:
             future.cancel()

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from parity.core.errors import ParityError
-from parity.milestones.collect import evidence_digest
-from parity.milestones.kept import FINISHED, Kept, Piece
+from parity.milestones.kept import FINISHED, Kept, Piece, piece_digest
 
 KEY = {"code": "c" * 64, "checkpoint": "a" * 64, "definition": "d" * 64, "dtype": "float32", "torch": "2.0"}
 CONTENT = {"error": None, "forwards": 3, "seconds": 1.5}
@@ -50,7 +49,7 @@ def change(folder: Path, name: str, value: Any, *, sealed: bool = False) -> None
     found = json.loads(path.read_text(encoding="utf-8"))
     found[name] = value
     if sealed:
-        found["digest"] = evidence_digest(found)
+        found["digest"] = piece_digest(found)
     path.write_text(json.dumps(found), encoding="utf-8")
 
 
