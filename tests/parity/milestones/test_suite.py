@@ -60,8 +60,8 @@ class Loads:
         monkeypatch.setattr(ReferenceModel, "load", self._counted("reference", ReferenceModel.load))
 
     def _counted(self, side: str, load: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(folder: Path, *, dtype: torch.dtype) -> Any:
-            model = load(folder, dtype=dtype)
+        def counted(folder: Path, *, dtype: torch.dtype, device: torch.device) -> Any:
+            model = load(folder, dtype=dtype, device=device)
             self.counts[side, str(folder), str(dtype)] += 1
             self._alive.append((str(folder), weakref.ref(model)))
             gc.collect()
