@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from parity.core.errors import TraceError
-from parity.core.metrics import as_rows, row_errors
+from parity.core.metrics import as_rows, row_distances
 from parity.core.trace import DTYPES, PADDING, Entry, SeamKey, Trace, dtype_name
 
 
@@ -38,11 +38,11 @@ class Floors:
                 f"the yardstick {list(reference.shape)}; "
                 "floors can only be measured between runs of one case"
             )
-        left, right = as_rows(array, entry.token_axes), as_rows(reference, entry.token_axes)
-        _keep_largest(self._spread, entry.key, row_errors(left, right))
-        if _has_peaks(entry):
-            with np.errstate(invalid="ignore", over="ignore"):  # padding may hold anything
-                _keep_largest(self._peaks, entry.key, np.abs(left - right).max(axis=1, initial=0.0))
+        left, right = (as_rows(side, entry.token_axes, widen=False) for side in (array, reference))
+        found = row_distances(left, right, peaks=_has_peaks(entry))
+        _keep_largest(self._spread, entry.key, found.relative)
+        if found.peaks is not None:
+            _keep_largest(self._peaks, entry.key, found.peaks)
 
     def rows(self, entry: Entry, compared: np.ndarray) -> np.ndarray:
         """Return the floor of every row (rows,). ``compared`` (rows,) bool excludes padding from the median.

@@ -19,6 +19,7 @@ from parity.engines.generation import PortGeneration
 from parity.engines.port import PortEngine
 from parity.engines.refusals import BAD_INPUTS, PortRefusals
 from parity.runs.calls_stage import calls_stage
+from parity.runs.clock import Pass
 from parity.runs.generation_stage import GenerationStage, generation_stage
 from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader, plain_config
@@ -35,20 +36,22 @@ from reference.errors import ReferenceModelError
 class Result:
     """The findings of all stages and their verdict. ``error`` is what the subject raised, if it did.
 
-    Not ``loaded``: it raised before its first seam.
+    ``passes`` are the subject's, with their times. Not ``loaded``: it raised before its first seam.
     """
 
     findings: list[Finding]
     judgement: Judgement
     error: str | None = None
     loaded: bool = True
+    passes: Sequence[Pass] = ()
 
     @classmethod
     def of(cls, results: Sequence[StageResult]) -> Result:
         findings = [finding for result in results for finding in result.findings]
         error = next((result.error for result in results if result.error is not None), None)
         loaded = all(result.loaded for result in results)
-        return cls(findings, judge(findings, subject_error=error, loaded=loaded), error, loaded)
+        passes = [each for result in results for each in result.passes]
+        return cls(findings, judge(findings, subject_error=error, loaded=loaded), error, loaded, passes)
 
 
 @dataclass
@@ -84,6 +87,14 @@ class CaseRun:
     def floor_runs(self) -> list[str]:
         """The correct runs that made the floors of all stages."""
         return [run for stage in self.stages for run in stage.yardstick.runs]
+
+    @property
+    def passes(self) -> list[Pass]:
+        """The passes of the model stage, with their times: the yardstick's, the floor runs' and the subject's."""
+        if self.model is None:
+            return []
+        own = [each for each in self.result.passes if each.stage == self.model.name]
+        return [*self.model.yardstick.passes, *own]
 
     @property
     def forwards(self) -> int:

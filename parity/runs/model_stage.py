@@ -80,6 +80,7 @@ def model_stage(
         inputs.labels,
         progress=progress,
         store=store,
+        stage="model",
     )
     tokens = fed[0]
 

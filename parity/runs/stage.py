@@ -18,6 +18,7 @@ from parity.core.errors import ParityError
 from parity.core.isolation import combine_comparisons
 from parity.core.trace import Description, Entry
 from parity.engines.base import Engine, Sink
+from parity.runs.clock import Pass, timing_pass
 from parity.runs.recorder import OnValue, Recorder, both
 from parity.runs.store import NOT_KEPT, Labels, TraceStore
 from parity.runs.yardstick import Progress, Yardstick
@@ -59,11 +60,13 @@ class StageResult:
     """The result of one stage.
 
     ``error`` is what the subject raised, if it did. If it is not ``loaded``, it did so before the stage began.
+    ``passes`` are the subject's, with their times.
     """
 
     findings: list[Finding] = field(default_factory=list)
     error: str | None = None
     loaded: bool = True
+    passes: Sequence[Pass] = ()
 
 
 def judge_stage(
@@ -80,18 +83,24 @@ def judge_stage(
     if the stage has no isolated floors, there is no second run.
     """
     yardstick = stage.yardstick
+    passes: list[Pass] = []
+
+    def attempted(title: str, recorder: Recorder) -> str | None:
+        with timing_pass(stage.name, title, recorder, passes.append) as sink:
+            return attempt(stage, subject, sink)
+
     progress(f"{stage.name} ({subject.name})")
     comparison = Comparison(yardstick.trace, yardstick.floors, yardstick.gate, keep_rows=_shown_on_pictures)
     with store.recording(f"subject{suffix(stage.name)}", stage.describe(subject), stage.expected, stage.labels) as keep:
-        error = attempt(stage, subject, stage.recorder(both(comparison.judge, keep)))
+        error = attempted(subject.name, stage.recorder(both(comparison.judge, keep)))
     why = "the subject did not give this seam" if error is None else f"the subject failed before: {error}"
     findings = comparison.findings(why_missing=why)
     if error is not None or not isolated or yardstick.isolated_floors is None:
-        return StageResult(findings, error)
+        return StageResult(findings, error, passes=passes)
     progress(f"{stage.name}, each part isolated ({subject.name})")
     parts = Comparison(yardstick.trace, yardstick.isolated_floors, yardstick.isolated_gate)
-    error = attempt(stage, subject, stage.recorder(parts.judge, isolated=True))
-    return StageResult(combine_comparisons(findings, parts.findings()), error)
+    error = attempted(f"{subject.name}, each part isolated", stage.recorder(parts.judge, isolated=True))
+    return StageResult(combine_comparisons(findings, parts.findings()), error, passes=passes)
 
 
 def attempt(stage: Stage[SubjectT], subject: SubjectT, sink: Sink) -> str | None:
