@@ -92,7 +92,7 @@ class Comparison:
     Call ``judge`` for each value while the subject runs, or use ``compare`` for a whole trace. ``findings`` then lists
     every expected value in the yardstick's order, followed by unexpected values of the subject.
 
-    Without ``shown``, figures that decide nothing are left out: pooled figures, those by kind, and the effect on logits.
+    Without ``shown``, figures that decide nothing are left out: pooled ones, those by kind, and the effect on logits.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Figures of one value: how far each row of the subject is from the reference's, and pooled figures.
 
-All arithmetic is float64, in blocks of rows that stay in the processor's cache. Pooled figures are shown, but not judged: a pooled cosine of 0.99998 can hide a row that is
-140 % wrong.
+All arithmetic is float64, in blocks of rows that stay in the processor's cache. Pooled figures are shown, but not
+judged: a pooled cosine of 0.99998 can hide a row that is 140 % wrong.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ def _blocks(rows: int, width: int) -> Iterator[slice]:
 def _largest(difference: np.ndarray) -> np.ndarray:
     """Return the largest absolute number of every row (rows,), without a copy of absolute numbers."""
     largest: np.ndarray = np.maximum(difference.max(axis=1, initial=0.0), -difference.min(axis=1, initial=0.0))
-    return np.abs(largest)  # never -0.0
+    np.abs(largest, out=largest)  # never -0.0
+    return largest
 
 
 @dataclass(frozen=True)

@@ -55,3 +55,17 @@ def timing_pass(stage: str, title: str, sink: Sink, done: Callable[[Pass], objec
         yield timed
     finally:
         done(Pass(stage, title, time.perf_counter() - start, timed.seconds))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What it took to come to a verdict: seconds since the command began, those for imports and for loading, and bytes.
+
+    ``peak_bytes`` is the largest resident memory of the process so far, ``model_bytes`` the parameters of both models.
+    """
+
+    seconds: float
+    imports: float
+    loading: float
+    peak_bytes: int | None
+    model_bytes: int

@@ -49,10 +49,13 @@ class Stage(Generic[SubjectT]):
         """Return the description of a trace of this stage by an engine."""
         return Description(engine.name, engine.detail, engine.dtype, self.case, self.checkpoint, KINDS)
 
-    def recorder(self, on_value: OnValue, *, isolated: bool = False) -> Recorder:
-        """Return a sink that passes on every value. With ``isolated``, each part gets the reference's inputs."""
+    def recorder(self, on_value: OnValue, *, isolated: bool = False, copies: bool = True) -> Recorder:
+        """Return a sink that passes on every value. With ``isolated``, each part gets the reference's inputs.
+
+        For ``copies`` see ``Recorder``.
+        """
         instead = self.yardstick.trace if isolated else None
-        return Recorder(self.expected, on_value, chunks=self.chunks, instead=instead)
+        return Recorder(self.expected, on_value, chunks=self.chunks, instead=instead, copies=copies)
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,16 @@ def judge_stage(
     progress(f"{stage.name} ({subject.name})")
     comparison = Comparison(yardstick.trace, yardstick.floors, yardstick.gate, keep_rows=_shown_on_pictures)
     with store.recording(f"subject{suffix(stage.name)}", stage.describe(subject), stage.expected, stage.labels) as keep:
-        error = attempted(subject.name, stage.recorder(both(comparison.judge, keep)))
+        recorder = stage.recorder(both(comparison.judge, keep), copies=store.folder is not None)
+        error = attempted(subject.name, recorder)
     why = "the subject did not give this seam" if error is None else f"the subject failed before: {error}"
     findings = comparison.findings(why_missing=why)
     if error is not None or not isolated or yardstick.isolated_floors is None:
         return StageResult(findings, error, passes=passes)
     progress(f"{stage.name}, each part isolated ({subject.name})")
-    parts = Comparison(yardstick.trace, yardstick.isolated_floors, yardstick.isolated_gate)
-    error = attempted(f"{subject.name}, each part isolated", stage.recorder(parts.judge, isolated=True))
+    parts = Comparison(yardstick.trace, yardstick.isolated_floors, yardstick.isolated_gate, shown=False)
+    recorder = stage.recorder(parts.judge, isolated=True, copies=False)
+    error = attempted(f"{subject.name}, each part isolated", recorder)
     return StageResult(combine_comparisons(findings, parts.findings()), error, passes=passes)
 
 

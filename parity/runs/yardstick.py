@@ -11,7 +11,7 @@ import numpy as np
 
 from parity.core.errors import ParityError
 from parity.core.floors import Floors
-from parity.core.folder import FolderTrace
+from parity.core.folder import SpoolTrace
 from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE, FloatGate
 from parity.core.trace import Description, Entry, SeamKey, Trace
 from parity.engines.base import Sink
@@ -85,16 +85,18 @@ def measure_yardstick(
         with timing_pass(stage, exact.title, recorder, passes.append) as sink:
             exact.run(sink)
     _check_complete(expected, seen)
-    trace = FolderTrace(folder / name)
+    trace = SpoolTrace(folder / name)
     floors, alone = Floors(trace), Floors(trace)
     for number, variant in enumerate(correct, start=1):
         progress(f"floor run ({variant.title})")
         with store.recording(f"floor-{number}", variant.description, expected, labels) as keep:
-            recorder = Recorder(expected, both(observing(trace.entries(), floors), keep))
+            on_value = both(observing(trace.entries(), floors), keep)
+            recorder = Recorder(expected, on_value, copies=store.folder is not None)
             with timing_pass(stage, variant.title, recorder, passes.append) as sink:
                 variant.run(sink)
         if isolated:
-            recorder = Recorder(expected, observing(trace.entries(), alone), instead=trace, nudge=variant.nudge)
+            on_value = observing(trace.entries(), alone)
+            recorder = Recorder(expected, on_value, instead=trace, nudge=variant.nudge, copies=False)
             with timing_pass(stage, f"{variant.title}, each part isolated", recorder, passes.append) as sink:
                 variant.run(sink)
     return Yardstick(
