@@ -43,6 +43,8 @@ class MappedFile:
             with path.open("rb") as file:
                 self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             (length,) = struct.unpack("<Q", self._bytes[:8])
+            if 8 + length > len(self._bytes):
+                raise ValueError(f"its header should have {length:,} bytes, the file has {len(self._bytes):,}")
             self._header: dict[str, Any] = json.loads(self._bytes[8 : 8 + length])
         except (OSError, ValueError, struct.error) as error:
             raise TraceError(f"{path} cannot be read: {error}") from None

@@ -31,7 +31,7 @@ from parity.core.trace import Trace
 from parity.engines.base import TensorMap
 from parity.runs.inputs import CaseInputs
 from parity.runs.recorder import to_numpy
-from parity.runs.sealed import ENTRY, Broken, make_room, open_sealed, put, remove, seal_folder
+from parity.runs.sealed import ENTRY, Broken, SecretError, make_room, open_sealed, put, remove, seal_folder
 from parity.runs.yardstick import Yardstick
 from reference.model import ReferenceModel
 
@@ -66,7 +66,10 @@ class KeptYardsticks:
     most_bytes: int = MOST_BYTES
 
     def find(self, key: str) -> tuple[Yardstick, Tensor] | None:
-        """Return a kept yardstick and its tokens (B, steps), or None. One that was changed is removed."""
+        """Return a kept yardstick and its tokens (B, steps), or None. One that was changed is removed.
+
+        Raises SecretError if the user's secret cannot be used.
+        """
         place = self.folder / key
         if not place.exists():
             return None
@@ -74,6 +77,9 @@ class KeptYardsticks:
         try:
             content = open_sealed(place, key, Path(spool.name))
             found = _read(Path(spool.name), content, spool)
+        except SecretError:
+            spool.cleanup()
+            raise
         except (Broken, TraceError, OSError, SafetensorError, KeyError, TypeError, ValueError):
             spool.cleanup()
             remove(place)

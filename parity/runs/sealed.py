@@ -35,6 +35,10 @@ class Broken(Exception):
     """A kept folder that cannot be used; the message says why."""
 
 
+class SecretError(ParityError):
+    """The user's secret cannot be used."""
+
+
 def seal_folder(work: Path, name: str, content: Mapping[str, Any]) -> None:
     """Write ``entry.json``, with ``content``, for all files of ``work``. The folder may then be put in its place."""
     files = {
@@ -50,7 +54,7 @@ def seal_folder(work: Path, name: str, content: Mapping[str, Any]) -> None:
 def open_sealed(folder: Path, name: str, into: Path) -> dict[str, Any]:
     """Copy the files of a sealed folder to ``into`` while they are checked, and return the content of its entry.
 
-    Raises Broken for anything that is not as it was sealed. Then nothing in ``into`` may be used.
+    Raises Broken for anything that is not as it was sealed. Then nothing in ``into`` may be used. Raises SecretError.
     """
     try:
         entry = _entry(folder)
@@ -75,6 +79,8 @@ def open_sealed(folder: Path, name: str, into: Path) -> dict[str, Any]:
                 raise Broken(f"{file} was changed")
         content: dict[str, Any] = entry["content"]
         return content
+    except SecretError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise Broken(f"{type(error).__name__}: {error}") from None
 
@@ -148,7 +154,7 @@ def _seal(entry: Mapping[str, Any]) -> str:
 
 
 def _secret() -> bytes:
-    """Return the user's secret, made on first use. Raises ParityError if others can read or have made it."""
+    """Return the user's secret, made on first use. Raises SecretError if others can read it or have made it."""
     given = os.environ.get(SECRET_VARIABLE)
     path = Path(given) if given else Path(platformdirs.user_data_dir("qwen3vl-parity")) / "seal"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +169,7 @@ def _secret() -> bytes:
     foreign = os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & 0o077)
     secret = path.read_bytes()
     if foreign or len(secret) != _SECRET_BYTES:
-        raise ParityError(
+        raise SecretError(
             f"{path} must be a file of {_SECRET_BYTES} bytes that only you can read, it has {len(secret)} and the mode "
             f"{stat.filemode(status.st_mode)}; remove it, and a new one is made"
         )
