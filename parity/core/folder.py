@@ -131,10 +131,12 @@ class TraceWriter:
 class FolderTrace(Trace):
     """A trace folder. Its manifest is checked when it is opened; tensors are only read when needed."""
 
+    _own = False  # whether this process has written it, so that its manifest needs no check
+
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         manifest = _read_manifest(self.folder)
-        problems = _schema_problems(manifest)
+        problems = [] if self._own else _schema_problems(manifest)
         if problems:
             raise TraceError(f"{self.folder / MANIFEST}: {problems[0]}" + _more(problems))
         self.description = Description(
@@ -203,6 +205,8 @@ class SpoolTrace(FolderTrace):
 
     At most the file that was read last stays in memory.
     """
+
+    _own = True
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
