@@ -18,8 +18,10 @@ def as_rows(array: np.ndarray, token_axes: Sequence[int], *, widen: bool = True)
 
     The result is float64, unless ``widen`` is false: float64 cannot hold all int64 numbers exactly.
     """
-    moved = np.moveaxis(array, list(token_axes), range(len(token_axes)))
-    rows, width = (math.prod(part) for part in (moved.shape[: len(token_axes)], moved.shape[len(token_axes) :]))
+    count = len(token_axes)
+    first = tuple(token_axes) == tuple(range(count))  # moving axes that are in their place takes long for nothing
+    moved = array if first else np.moveaxis(array, list(token_axes), range(count))
+    rows, width = (math.prod(part) for part in (moved.shape[:count], moved.shape[count:]))
     flat = moved.reshape(rows, width)  # the token axes -> rows, all others -> width
     return flat.astype(np.float64, copy=False) if widen else flat
 
