@@ -41,7 +41,7 @@ def moved(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """
     up = torch.rand(tensor.shape, generator=generator) < 0.5
     if tensor.dtype == torch.float32:
-        return _stepped(tensor, up)
+        return _stepped(tensor.cpu(), up).to(tensor.device)
     target = torch.where(up, torch.inf, -torch.inf).to(tensor.dtype)
     return torch.nextafter(tensor.cpu(), target).to(tensor.device)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from parity.engines.base import Sink
+from parity.engines.device import wait_for
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class TimedSink:
         self.seconds = 0.0
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor | None:
+        wait_for(tensor.device)  # or the forward would be counted as recording
         start = time.perf_counter()
         try:
             return self._sink(name, tensor)

@@ -29,6 +29,7 @@ from parity.core.floors import Floors
 from parity.core.folder import SpoolTrace
 from parity.core.trace import Trace
 from parity.engines.base import TensorMap
+from parity.engines.device import describe_device
 from parity.runs.inputs import CaseInputs
 from parity.runs.recorder import to_numpy
 from parity.runs.sealed import ENTRY, Broken, SecretError, make_room, open_sealed, put, remove, seal_folder
@@ -127,7 +128,7 @@ def yardstick_key(kept: KeptYardsticks, model: ReferenceModel, inputs: CaseInput
         "steps": inputs.decode_steps,
         "variants": list(variants),
         "dtype": str(model.model.dtype),
-        "device": str(model.model.device),
+        "device": [str(model.device), describe_device(model.device)],
         "machine": _machine(),
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
@@ -142,6 +143,8 @@ def _machine() -> dict[str, Any]:
         "threads": [torch.get_num_threads(), torch.get_num_interop_threads()],
         "settings": [
             torch.get_float32_matmul_precision(),
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
             torch.backends.mkldnn.enabled,
             torch.are_deterministic_algorithms_enabled(),
             str(torch.get_default_dtype()),

@@ -83,7 +83,9 @@ def model_stage(
     variants = floor_variants(model)
     key, found = None, None
     if kept is not None:
-        key = yardstick_key(kept, model, inputs, variants=[exact.detail, *(each.detail for each in variants)])
+        key = yardstick_key(
+            kept, model, inputs, variants=[f"{each.detail}, {each.dtype}" for each in (exact, *variants)]
+        )
         progress("kept yardstick")
         found = kept.find(key)
     if found is not None:
