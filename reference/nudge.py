@@ -40,8 +40,21 @@ def moved(tensor: Tensor, generator: torch.Generator) -> Tensor:
     Drawn and moved on the CPU, so that a generator moves the same numbers on every device.
     """
     up = torch.rand(tensor.shape, generator=generator) < 0.5
+    if tensor.dtype == torch.float32:
+        return _stepped(tensor.cpu(), up).to(tensor.device)
     target = torch.where(up, torch.inf, -torch.inf).to(tensor.dtype)
     return torch.nextafter(tensor.cpu(), target).to(tensor.device)
+
+
+def _stepped(tensor: Tensor, up: Tensor) -> Tensor:
+    """``nextafter`` of float32, several times faster: the bits of neighbouring floats are neighbouring numbers."""
+    bits = tensor.contiguous().view(torch.int32)
+    found = bits.add(up ^ (bits < 0), alpha=2).sub_(1).view(torch.float32)  # away from zero: + 1, towards it: - 1
+    odd = (tensor == 0) | ~torch.isfinite(tensor)
+    if bool(odd.any()):
+        target = torch.where(up, torch.inf, -torch.inf).to(tensor.dtype)
+        found = torch.where(odd, torch.nextafter(tensor, target), found)
+    return found
 
 
 def _nudge_inputs(inner: Any, generator: torch.Generator, stack: ExitStack) -> None:

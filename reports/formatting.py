@@ -120,6 +120,6 @@ def words(status: str) -> str:
     return status.replace("_", " ")
 
 
-def plural(count: int, noun: str) -> str:
-    """1 row, 2 rows."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def plural(count: int, noun: str, several: str | None = None) -> str:
+    """1 row, 2 rows; 1 pass, 2 passes."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {several or noun + 's'}"

@@ -64,6 +64,11 @@ def _highest(run: Callable[[], object], used: Callable[[], int]) -> float:
     return highest - before
 
 
+def highest_memory() -> int | None:
+    """Return the largest resident memory of this process so far, in bytes; None where the system does not tell."""
+    return _high_water_mark() or None
+
+
 def _give_back_free_memory() -> None:
     """Make glibc return freed memory to the system. Otherwise the next run could use it without being noticed."""
     gc.collect()

@@ -16,6 +16,7 @@ from parity.bench.memory import peak_memory
 from parity.engines.base import ModelEngine, TensorMap, on_device
 from parity.engines.device import CPU, finishing
 
+BUDGET = 30.0  # seconds for the timed runs of both sides
 What = Literal["vision", "prefill", "decode"]
 
 
@@ -49,17 +50,20 @@ def measure(
     """Measure vision tower, prefill and decode steps of both sides.
 
     Each side has one warm-up, in which memory is measured. Then follow ``runs`` timed runs in turn (subject,
-    reference, subject, ...), so that a machine that slows down affects both. A prefill includes the vision tower.
-    Both sides run on ``device``; a time ends when the device has finished.
+    reference, subject, ...), so that a machine that slows down affects both; fewer if they take longer than ``BUDGET``,
+    since a long run varies less. A prefill includes the vision tower. Both sides run on ``device``; a time ends when
+    the device has finished.
     """
     inputs, tokens = on_device(inputs, device), tokens.to(device)
     memory, seconds = partial(peak_memory, device=device), partial(_seconds, device=device)
     sides = {"subject": subject, "reference": reference}
     samples: dict[What, dict[str, Samples]] = {}
+    start = time.perf_counter()
     for side, engine in sides.items():
         for what, peak in _once(engine, inputs, tokens, memory).items():
             samples.setdefault(what, {name: Samples() for name in sides})[side].peak_bytes = int(max(peak))
         progress()
+    runs = timed_runs(runs, time.perf_counter() - start)
     for _ in range(runs):
         for side, engine in sides.items():
             for what, taken in _once(engine, inputs, tokens, seconds).items():
@@ -68,8 +72,8 @@ def measure(
     amounts = {"vision": _patches(inputs), "prefill": int(inputs["attention_mask"].sum()), "decode": len(tokens)}
     memory_of = "resident memory" if device.type == "cpu" else f"memory on {device}"
     return {
-        "note": f"{runs} timed runs of each side in turn after one warm-up; peak memory is how far the warm-up's "
-        f"{memory_of} rose above its start; a prefill includes the vision tower",
+        "note": f"{runs} timed run{'s' if runs > 1 else ''} of each side in turn after one warm-up; peak memory is how "
+        f"far the warm-up's {memory_of} rose above its start; a prefill includes the vision tower",
         "rows": [_row(what, samples[what], amounts[what]) for what in samples],
     }
 
@@ -86,6 +90,11 @@ def _row(what: What, sides: dict[str, Samples], amount: int) -> dict[str, Any]:
             "unit": "patches/s" if what == "vision" else "tokens/s",
         },
     }
+
+
+def timed_runs(most: int, warm_up: float) -> int:
+    """How many timed runs of both sides fit in the budget, at least one. ``warm_up``: the seconds of one of both."""
+    return most if warm_up * most <= BUDGET else max(1, int(BUDGET / warm_up))
 
 
 Meter = Callable[[Callable[[], object]], float]

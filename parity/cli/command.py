@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from pathlib import Path
@@ -19,6 +20,7 @@ from parity.documents.environment import environment
 # The sections of ``parity --help``, in order.
 SECTIONS = {"judge": "Judge", "make": "Make", "measure": "Measure", "look": "Look"}
 Action = Callable[..., int]
+_BEGAN = "parity.began"
 
 
 class SectionedGroup(click.Group):
@@ -66,6 +68,7 @@ def subcommand(
         def run(*, debug: bool, **options: Any) -> None:
             if click.get_current_context().invoked_subcommand is not None:
                 return
+            click.get_current_context().meta[_BEGAN] = time.perf_counter()
             sys.exit(guarded(partial(action, **options), debug=debug, interrupted=interrupted))
 
         made = click.command(name, cls=cls, **settings)(run)
@@ -76,6 +79,12 @@ def subcommand(
         return made
 
     return decorate
+
+
+def elapsed() -> float:
+    """Return the seconds since the command began, before it imported what it needs."""
+    began: float = click.get_current_context().meta[_BEGAN]
+    return time.perf_counter() - began
 
 
 def here(*, threads: int, seed: int = 0, device: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -144,6 +144,18 @@ def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.2e}"
 
 
+def cost_line(cost: Mapping[str, Any]) -> str:
+    """Return the time to the verdict, beside the forwards that it needs."""
+    text = f"time to verdict {cost['seconds']:.3g} s"
+    forwards = cost["forwards"]
+    if forwards is not None:
+        text += (
+            f", {cost['ratio']:.3g} times its {forwards['count']} forwards in {forwards['passes']} passes "
+            f"({forwards['seconds']:.3g} s alone)"
+        )
+    return text
+
+
 def performance_table(performance: Mapping[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("timing (median)", "subject", "reference", "ratio", "subject rate", "peak memory s / r"):

@@ -92,6 +92,12 @@ def main() -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the checkpoint.")
 @click.option("--timing/--no-timing", default=True, help="Whether to time both sides.")
 @click.option("--traces", type=FOLDER, help="Keep the traces of all runs in this new folder.")
+@click.option(
+    "--cache",
+    type=FOLDER,
+    help="Keep yardsticks in this folder, and use one of an earlier run if case, checkpoint, code, versions and "
+    "machine are the same. At most 20 GiB.",
+)
 @out_option
 @threads_option
 @json_option

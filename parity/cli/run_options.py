@@ -38,10 +38,17 @@ class RunOptions:
     threads: int | None
     traces: Path | None
     device: str = "cpu"
+    cache: Path | None = None
 
 
 def chosen_case(options: RunOptions) -> Case:
     """Return the case that the options describe: a named case, the default, or the user's own input."""
+    if options.cache is not None and options.traces is not None:
+        raise ParityError(
+            "--traces needs all runs of the reference, and --cache leaves some out; leave one of them out"
+        )
+    if options.cache is not None and options.cache.exists() and not options.cache.is_dir():
+        raise ParityError(f"{options.cache} is not a folder; name a folder for the kept yardsticks")
     own = bool(options.images or options.videos) or options.prompt is not None
     if options.case is not None:
         (chosen,) = chosen_cases([options.case])

@@ -11,7 +11,7 @@ import numpy as np
 from parity.core.errors import TraceError
 from parity.core.floors import Floors
 from parity.core.gates import PIXEL_GATE, FloatGate
-from parity.core.metrics import as_rows, kl_divergence, pooled, row_errors
+from parity.core.metrics import as_rows, kl_divergence, pooled, row_distances
 from parity.core.trace import PADDING, Entry, SeamKey, Trace
 
 Status = Literal["ok", "diverged", "missing", "unexpected", "shape_mismatch", "nonfinite", "not_compared"]
@@ -91,6 +91,8 @@ class Comparison:
 
     Call ``judge`` for each value while the subject runs, or use ``compare`` for a whole trace. ``findings`` then lists
     every expected value in the yardstick's order, followed by unexpected values of the subject.
+
+    Without ``shown``, figures that decide nothing are left out: pooled ones, those by kind, and the effect on logits.
     """
 
     def __init__(
@@ -100,11 +102,13 @@ class Comparison:
         gate: FloatGate,
         *,
         keep_rows: Callable[[Entry], bool] = lambda _entry: False,
+        shown: bool = True,
     ) -> None:
         self.yardstick = yardstick
         self.floors = floors
         self.gate = gate
         self.keep_rows = keep_rows
+        self.shown = shown
         self._found: dict[SeamKey, Finding] = {}
 
     def judge(self, key: SeamKey, array: np.ndarray) -> Finding:
@@ -150,6 +154,9 @@ class Comparison:
             return Finding(entry=entry, status="not_compared", note="every row is padding")
         if 0 in entry.shape:
             return Finding(entry=entry, status="not_compared", note=f"the shape {list(entry.shape)} holds no numbers")
+        if entry.gate == "float":
+            left, right = (as_rows(side, entry.token_axes, widen=False) for side in (array, reference))
+            return self._float(entry, left, right, kinds, compared)
         widen = not _discrete(entry)
         left, right = (as_rows(side, entry.token_axes, widen=widen) for side in (array, reference))
         broken = self._nonfinite(entry, left, right, kinds, compared)
@@ -157,9 +164,7 @@ class Comparison:
             return broken
         if entry.gate == "exact":
             return self._exact(entry, left, right, kinds, compared)
-        if entry.gate == "steps":
-            return self._steps(entry, left, right, kinds, compared)
-        return self._float(entry, left, right, kinds, compared)
+        return self._steps(entry, left, right, kinds, compared)
 
     def _kinds(self, entry: Entry) -> np.ndarray:
         rows = int(np.prod(entry.token_shape, dtype=np.int64))
@@ -223,12 +228,22 @@ class Comparison:
         )
 
     def _nonfinite(
-        self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
+        self,
+        entry: Entry,
+        left: np.ndarray,
+        right: np.ndarray,
+        kinds: np.ndarray,
+        compared: np.ndarray,
+        *,
+        at: np.ndarray | None = None,
     ) -> Finding | None:
+        """Return the finding of NaN or Inf in a row that is compared. ``at`` are the places of the given rows."""
         # The reference is checked first: if it is broken, the subject cannot be judged.
         sides: tuple[tuple[Side, np.ndarray], ...] = (("reference", right), ("subject", left))
         for side, values in sides:
-            bad = ~np.isfinite(values).all(axis=1) & compared
+            bad = np.zeros(len(compared), dtype=bool)
+            bad[slice(None) if at is None else at] = ~np.isfinite(values).all(axis=1)
+            bad &= compared
             if bad.any():
                 row = int(bad.argmax())
                 return Finding(
@@ -247,21 +262,30 @@ class Comparison:
     def _float(
         self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
     ) -> Finding:
-        figures = np.where(compared, row_errors(left, right), 0.0)
+        distances = row_distances(left, right)
+        odd = ~(np.isfinite(distances.distance) & np.isfinite(distances.scale))
+        if odd.any():  # a row with NaN or Inf has no finite norm
+            broken = self._nonfinite(entry, *_only(odd, left, right), kinds, compared, at=np.flatnonzero(odd))
+            if broken is not None:
+                return broken
+        figures = np.where(compared, distances.relative, 0.0)
         floors = self.floors.rows(entry, compared)
         gates = self.gate.of(entry.key.name).rows(floors, self.floors.dtype(entry))
         ratios = np.where(compared, figures / gates, -1.0)  # padding is never the worst row
-        logits = self._logits(entry, left, right, kinds, compared) if entry.group == "output" else None
-        if logits is not None:
+        logits: Logits | None = None
+        output = entry.group == "output"
+        if output:
+            left, right = (side.astype(np.float64, copy=False) for side in (left, right))
+            logits = self._logits(entry, left, right, kinds, compared) if self.shown else None
             flips = self._flips(entry, left, right)
             ratios = np.where(compared, np.maximum(ratios, flips), ratios)
         worst = int(ratios.argmax())
         # A reference row of zeros has no relative error. Any difference from it is a failure.
         from_zero = bool(np.isinf(figures[worst]))
         note = "the reference's row is all zero, the subject's is not" if from_zero else ""
-        if logits is not None and ratios[worst] > 1 and flips[worst] == ratios[worst]:
+        if output and ratios[worst] > 1 and flips[worst] == ratios[worst]:
             note = _flip_note(left[worst], right[worst], self.floors.peaks(entry)[worst])
-        summary = pooled(left[compared], right[compared])
+        summary = pooled(*_only(compared, left, right)) if self.shown else None
         return Finding(
             entry=entry,
             status="ok" if ratios[worst] <= 1 else "diverged",
@@ -275,10 +299,10 @@ class Comparison:
             gate=float(gates[worst]),
             floor=float(floors[worst]),
             ratio=None if from_zero else float(ratios[worst]),
-            max_abs=summary.max_abs,
-            rmse=summary.rmse,
-            cosine=summary.cosine,
-            by_kind=self._by_kind(ratios, kinds),
+            max_abs=None if summary is None else summary.max_abs,
+            rmse=None if summary is None else summary.rmse,
+            cosine=None if summary is None else summary.cosine,
+            by_kind=self._by_kind(ratios, kinds) if self.shown else {},
             logits=logits,
             row_figures=figures if self.keep_rows(entry) else None,
         )
@@ -293,7 +317,8 @@ class Comparison:
         rows = np.arange(len(right))
         with np.errstate(invalid="ignore"):  # padding may hold anything
             margins = right.max(axis=1) - right[rows, left.argmax(axis=1)]
-        rounding = self.gate.ulp_floor(self.floors.dtype(entry)) * np.abs(right).max(axis=1)
+            peaks = np.maximum(np.abs(right.max(axis=1)), np.abs(right.min(axis=1)))
+        rounding = self.gate.ulp_floor(self.floors.dtype(entry)) * peaks
         limits = 2 * (self.gate.m * self.floors.peaks(entry) + rounding)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(margins > 0, margins / limits, 0.0)
@@ -302,9 +327,10 @@ class Comparison:
         self, entry: Entry, left: np.ndarray, right: np.ndarray, kinds: np.ndarray, compared: np.ndarray
     ) -> Logits:
         divergence = np.where(compared, 0.0, -1.0)
-        divergence[compared] = kl_divergence(left[compared], right[compared])
+        left, right = _only(compared, left, right)
+        divergence[compared] = kl_divergence(left, right)
         worst = int(divergence.argmax())
-        agree = left[compared].argmax(axis=1) == right[compared].argmax(axis=1)
+        agree = left.argmax(axis=1) == right.argmax(axis=1)
         return Logits(
             kl_max=float(divergence[worst]),
             kl_row=f"{entry.step}, {self._row_name(entry, worst, kinds)}",
@@ -333,6 +359,13 @@ def compare(subject: Trace, comparison: Comparison) -> list[Finding]:
     for entry in subject:
         comparison.judge(entry.key, subject.read(entry.key))
     return comparison.findings()
+
+
+def _only(rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the marked rows of both sides in float64, without a copy of what can be used as it is."""
+    if not rows.all():
+        left, right = left[rows], right[rows]
+    return left.astype(np.float64, copy=False), right.astype(np.float64, copy=False)
 
 
 def _flip_note(left: np.ndarray, right: np.ndarray, peak: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from parity.core.errors import TraceError
-from parity.core.metrics import as_rows, row_errors
+from parity.core.metrics import as_rows, row_distances
 from parity.core.trace import DTYPES, PADDING, Entry, SeamKey, Trace, dtype_name
 
 
@@ -38,11 +38,11 @@ class Floors:
                 f"the yardstick {list(reference.shape)}; "
                 "floors can only be measured between runs of one case"
             )
-        left, right = as_rows(array, entry.token_axes), as_rows(reference, entry.token_axes)
-        _keep_largest(self._spread, entry.key, row_errors(left, right))
-        if _has_peaks(entry):
-            with np.errstate(invalid="ignore", over="ignore"):  # padding may hold anything
-                _keep_largest(self._peaks, entry.key, np.abs(left - right).max(axis=1, initial=0.0))
+        left, right = (as_rows(side, entry.token_axes, widen=False) for side in (array, reference))
+        found = row_distances(left, right, peaks=_has_peaks(entry))
+        _keep_largest(self._spread, entry.key, found.relative)
+        if found.peaks is not None:
+            _keep_largest(self._peaks, entry.key, found.peaks)
 
     def rows(self, entry: Entry, compared: np.ndarray) -> np.ndarray:
         """Return the floor of every row (rows,). ``compared`` (rows,) bool excludes padding from the median.
@@ -114,6 +114,33 @@ class Floors:
                     floors._dtypes[entry.key] = _float_dtype(path, entry, dtypes[name])
         except (OSError, SafetensorError, AttributeError, TypeError) as error:
             raise TraceError(f"{path} cannot be read: {error}") from None
+        return floors
+
+    def exact(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """Return all that was measured, as float64 (1 or 2, rows) by name, and the runs' dtypes. See ``of_exact``."""
+        tensors = {
+            str(key): np.stack([spread, self._peaks[key]] if key in self._peaks else [spread])
+            for key, spread in self._spread.items()
+        }
+        return tensors, {str(key): dtype for key, dtype in self._dtypes.items()}
+
+    @classmethod
+    def of_exact(cls, yardstick: Trace, tensors: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> Floors:
+        """Make floors of what ``exact`` gave, bit for bit. Raises TraceError unless it fits the yardstick."""
+        floors = cls(yardstick)
+        entries = {str(entry.key): entry for entry in yardstick if entry.gate == "float"}
+        if tensors.keys() != entries.keys() or dtypes.keys() != entries.keys():
+            raise TraceError("the kept floors are not those of this yardstick's seams")
+        for name, entry in entries.items():
+            expected = (2 if _has_peaks(entry) else 1, int(np.prod(entry.token_shape, dtype=np.int64)))
+            if tensors[name].shape != expected or tensors[name].dtype != np.float64:
+                raise TraceError(
+                    f"the kept floors of {name} are {list(tensors[name].shape)}, expected {list(expected)}"
+                )
+            floors._spread[entry.key], *peaks = tensors[name]
+            if peaks:
+                floors._peaks[entry.key] = peaks[0]
+            floors._dtypes[entry.key] = dtypes[name]
         return floors
 
     def _compared(self, entry: Entry) -> np.ndarray:

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from parity.core.errors import TraceError
+from parity.core.mapped import MappedFile
 from parity.core.metrics import as_rows
 from parity.core.trace import (
     DTYPES,
@@ -130,10 +131,12 @@ class TraceWriter:
 class FolderTrace(Trace):
     """A trace folder. Its manifest is checked when it is opened; tensors are only read when needed."""
 
+    _own = False  # whether this process has written it, so that its manifest needs no check
+
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         manifest = _read_manifest(self.folder)
-        problems = _schema_problems(manifest)
+        problems = [] if self._own else _schema_problems(manifest)
         if problems:
             raise TraceError(f"{self.folder / MANIFEST}: {problems[0]}" + _more(problems))
         self.description = Description(
@@ -195,6 +198,33 @@ class FolderTrace(Trace):
             return array
         except (OSError, SafetensorError, AttributeError, TypeError) as error:  # numpy lacks some safetensors dtypes
             raise TraceError(f"{path} does not give {tensor!r} for {key}: {error}") from None
+
+
+class SpoolTrace(FolderTrace):
+    """A trace folder that this process has written and that nobody else changes. Tensors are views of its files.
+
+    At most the file that was read last stays in memory.
+    """
+
+    _own = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._files: dict[str, MappedFile] = {}
+        self._last: MappedFile | None = None
+
+    def _tensor(self, key: SeamKey, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        if key not in self._place:
+            raise TraceError(f"{self.folder} has no value {key}")
+        name, tensor = self._place[key]
+        if name not in self._files:
+            self._files[name] = MappedFile(self.folder / name)
+        file = self._files[name]
+        if file is not self._last:
+            if self._last is not None:
+                self._last.let_go()
+            self._last = file
+        return file.tensor(tensor)
 
 
 def check_folder(folder: Path) -> list[str]:

@@ -18,20 +18,27 @@ from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE
 from parity.diagnosis.blind_spots import blind_spots
 from parity.diagnosis.heatmaps import HeatMap, heat_maps
 from parity.documents.base import document, finding_sections, judgement_section
+from parity.documents.cost import cost_section, kernels_section
 from parity.documents.pictures import picture_section, png
 from parity.engines.dtypes import stored_as
 from parity.milestones.phases import PHASES
 from parity.runs.case_run import CaseRun
+from parity.runs.clock import Spent
 from reports.atomic import write_files
 from reports.write import write_report
 
 
 def write_run(
-    run: CaseRun, folder: Path, *, environment: Mapping[str, Any], performance: Mapping[str, Any] | None = None
+    run: CaseRun,
+    folder: Path,
+    *,
+    environment: Mapping[str, Any],
+    performance: Mapping[str, Any] | None = None,
+    spent: Spent | None = None,
 ) -> dict[str, Any]:
     """Write a case's report with its pictures to a folder. Returns the document."""
     maps = heat_maps(run.inputs, run.result.findings) if run.inputs is not None else []
-    made = run_document(run, maps, environment=environment, performance=performance)
+    made = run_document(run, maps, environment=environment, performance=performance, spent=spent)
     write_files({folder / _picture_file(index): png(heat_map) for index, heat_map in enumerate(maps)})
     write_report(made, folder)
     return made
@@ -43,12 +50,14 @@ def run_document(
     *,
     environment: Mapping[str, Any],
     performance: Mapping[str, Any] | None,
+    spent: Spent | None = None,
 ) -> dict[str, Any]:
     """Return the document of one case. ``_picture_file`` gives the paths of its pictures."""
     return document(
         "run",
         environment,
         **_sides(run),
+        kernels=kernels_section(run),
         checkpoint=_checkpoint(run),
         case=_case(run),
         gate={
@@ -63,6 +72,7 @@ def run_document(
         logits=_logits([f.logits for f in run.result.findings if f.logits is not None]),
         pictures=[picture_section(heat_map, _picture_file(index)) for index, heat_map in enumerate(maps)],
         blind_spots=blind_spots(run),
+        cost=cost_section(run, spent),
         performance=None if performance is None else dict(performance),
     )
 

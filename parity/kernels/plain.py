@@ -40,11 +40,11 @@ class PlainKernels(Kernels):
         total = left.new_zeros(batch, rows, columns)
         height = max(1, _TILE // columns)
         for item in range(batch):
+            lower = right[item].split(chunk)
             for top in range(0, rows, height):
-                tile, part = total[item, top : top + height], left[item, top : top + height]
-                for start in range(0, width, chunk):
-                    end = start + chunk
-                    tile.addmm_(part[:, start:end], right[item, start:end])  # (m, c) @ (c, N) -> (m, N)
+                tile = total[item, top : top + height]
+                for a, b in zip(left[item, top : top + height].split(chunk, dim=1), lower, strict=True):
+                    tile.addmm_(a, b)  # (m, c) @ (c, N) -> (m, N)
         return total
 
     def sum_rows(self, rows: Tensor) -> Tensor:

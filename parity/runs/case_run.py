@@ -19,8 +19,10 @@ from parity.engines.generation import PortGeneration
 from parity.engines.port import PortEngine
 from parity.engines.refusals import BAD_INPUTS, PortRefusals
 from parity.runs.calls_stage import calls_stage
+from parity.runs.clock import Pass
 from parity.runs.generation_stage import GenerationStage, generation_stage
 from parity.runs.inputs import CaseInputs
+from parity.runs.kept import KeptYardsticks
 from parity.runs.loader import Loader, plain_config
 from parity.runs.model_stage import ModelStage, model_stage
 from parity.runs.refusals_stage import refusals_stage
@@ -35,20 +37,22 @@ from reference.errors import ReferenceModelError
 class Result:
     """The findings of all stages and their verdict. ``error`` is what the subject raised, if it did.
 
-    Not ``loaded``: it raised before its first seam.
+    ``passes`` are the subject's, with their times. Not ``loaded``: it raised before its first seam.
     """
 
     findings: list[Finding]
     judgement: Judgement
     error: str | None = None
     loaded: bool = True
+    passes: Sequence[Pass] = ()
 
     @classmethod
     def of(cls, results: Sequence[StageResult]) -> Result:
         findings = [finding for result in results for finding in result.findings]
         error = next((result.error for result in results if result.error is not None), None)
         loaded = all(result.loaded for result in results)
-        return cls(findings, judge(findings, subject_error=error, loaded=loaded), error, loaded)
+        passes = [each for result in results for each in result.passes]
+        return cls(findings, judge(findings, subject_error=error, loaded=loaded), error, loaded, passes)
 
 
 @dataclass
@@ -86,14 +90,26 @@ class CaseRun:
         return [run for stage in self.stages for run in stage.yardstick.runs]
 
     @property
+    def passes(self) -> list[Pass]:
+        """The passes of the model stage, with their times: the yardstick's, the floor runs' and the subject's."""
+        if self.model is None:
+            return []
+        own = [each for each in self.result.passes if each.stage == self.model.name]
+        return [*self.model.yardstick.passes, *own]
+
+    @property
     def forwards(self) -> int:
-        """Number of forwards of the model. The yardstick runs once; every floor run and the subject run twice."""
+        """Number of forwards of the model. The yardstick runs once; every floor run and the subject run twice.
+
+        With a kept yardstick, only the subject runs.
+        """
         if self.inputs is None or self.model is None:
             # The yardstick, each floor run and the subject generate every token of every request.
             planned = [] if self.generation is None else self.generation.planned
             return sum(len(each.tokens) for each in planned) * (2 + len(self.floor_runs))
         steps = self.case.decode_steps + 1
-        return steps + 2 * len(self.model.yardstick.runs) * steps + 2 * (steps + self.inputs.chunks - 1)
+        subject = 2 * (steps + self.inputs.chunks - 1)
+        return subject if self.model.kept else steps + 2 * len(self.model.yardstick.runs) * steps + subject
 
 
 def run_case(
@@ -104,8 +120,11 @@ def run_case(
     folder: Path | None = None,
     progress: Progress = lambda _what: None,
     store: TraceStore = NOT_KEPT,
+    kept: KeptYardsticks | None = None,
 ) -> CaseRun:
     """Run the port on a case. ``folder`` is a checkpoint to use instead of the case's own.
+
+    ``kept`` has the yardsticks of earlier runs of the model stage.
 
     If the subject raises, it has failed the case, and its error becomes part of the verdict. Raises ParityError,
     or an error of another room such as ReferenceModelError, if the case cannot be run at all.
@@ -114,7 +133,7 @@ def run_case(
     checkpoint = loader.checkpoint(case.checkpoint) if folder is None else folder
     config = plain_config(checkpoint)
     inputs, stages = prepare_stages(
-        case, loader, dtype=dtype, folder=checkpoint, own=own, config=config, progress=progress, store=store
+        case, loader, dtype=dtype, folder=checkpoint, own=own, config=config, progress=progress, store=store, kept=kept
     )
     run = CaseRun(case, checkpoint, subject_dtype(case, dtype), config, Result.of([]), own, stages, inputs)
     if run.model is not None:
@@ -148,12 +167,13 @@ def prepare_stages(
     config: dict[str, Any],
     progress: Progress = lambda _what: None,
     store: TraceStore = NOT_KEPT,
+    kept: KeptYardsticks | None = None,
 ) -> tuple[CaseInputs | None, list[Stage[Any]]]:
     """Prepare the case's stages with their yardsticks. ``own``: the folder is the case's own checkpoint."""
     inputs: CaseInputs | None = None
     stages: list[Stage[Any]] = []
     if case.stages != ("weights",):
-        inputs = loader.inputs(case, folder, store=store)
+        inputs = loader.inputs(case, folder, store=store, digest=kept is not None)
     for name in case.stages:
         if name == "weights":
             progress("weights")
@@ -167,7 +187,7 @@ def prepare_stages(
             model = loader.reference(loader.for_reference(case.checkpoint) if own else folder, dtype)
             with _reference_runs(folder):
                 if name == "model":
-                    stages.append(model_stage(inputs, model, progress=progress, store=store))
+                    stages.append(model_stage(inputs, model, progress=progress, store=store, kept=kept))
                 elif name == "calls":
                     stages.append(calls_stage(inputs, model))
                 else:

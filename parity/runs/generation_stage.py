@@ -95,9 +95,9 @@ class GenerationStage(Stage[GenerationSubject]):
     reference: ReferenceEngine
     configs: tempfile.TemporaryDirectory[str] = field(repr=False)
 
-    def recorder(self, on_value: OnValue, *, isolated: bool = False) -> Recorder:
+    def recorder(self, on_value: OnValue, *, isolated: bool = False, copies: bool = True) -> Recorder:
         """Return a sink that passes on every value, and returns the yardstick's logits, tokens and ends."""
-        return Recorder(self.expected, on_value, instead=_Fed(self.yardstick.trace))
+        return Recorder(self.expected, on_value, instead=_Fed(self.yardstick.trace), copies=copies)
 
 
 class _Fed(Trace):

@@ -83,6 +83,12 @@ class Loader:
             self._ports[dtype] = port.load_model(folder, dtype=DTYPES[dtype], device=self.device)
         return self._ports[dtype]
 
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of the parameters of the models that are kept. Some of the port's are those of mapped files."""
+        models = [*self._ports.values(), *(reference.model for reference in self._references.values())]
+        return sum(tensor.nbytes for model in models for tensor in model.parameters())
+
     def processor(self, folder: str | Path) -> ReferenceProcessor:
         """Return the reference's processor. It has no dtype."""
         if self._processors is None or self._processors[0] != str(folder):
@@ -91,13 +97,16 @@ class Loader:
                 self._processors = str(folder), ReferenceProcessor.load(folder)
         return self._processors[1]
 
-    def inputs(self, case: Case, folder: Path, *, store: TraceStore = NOT_KEPT) -> CaseInputs:
-        """Run the reference's processor on a case. Raises the errors of ``prepare_inputs``."""
+    def inputs(self, case: Case, folder: Path, *, store: TraceStore = NOT_KEPT, digest: bool = False) -> CaseInputs:
+        """Run the reference's processor on a case. With ``digest``, the inputs know their checkpoint's sha256.
+
+        Raises the errors of ``prepare_inputs``.
+        """
         return prepare_inputs(
             case,
             processor=self.processor(folder),
             config=plain_config(folder),
-            checkpoint=self.digest(folder) if store.folder is not None else None,
+            checkpoint=self.digest(folder) if digest or store.folder is not None else None,
             store=store,
         )
 

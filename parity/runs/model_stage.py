@@ -11,6 +11,7 @@ from parity.engines.base import ModelEngine, Sink
 from parity.engines.reference import ReferenceEngine
 from parity.kernels.plain import PartKernels, PlainKernels
 from parity.runs.inputs import CaseInputs
+from parity.runs.kept import KeptYardsticks, yardstick_key
 from parity.runs.stage import Stage
 from parity.runs.store import NOT_KEPT, TraceStore
 from parity.runs.yardstick import Progress, ReferenceRun, measure_yardstick
@@ -20,10 +21,14 @@ from reference.model import ReferenceModel
 
 @dataclass(kw_only=True)
 class ModelStage(Stage[ModelEngine]):
-    """The model stage. ``tokens`` (B, steps) are the greedy tokens of the yardstick; other runs are fed with them."""
+    """The model stage. ``tokens`` (B, steps) are the greedy tokens of the yardstick; other runs are fed with them.
+
+    ``kept`` is the key of the yardstick, if it was kept from an earlier run.
+    """
 
     tokens: Tensor
     reference: ReferenceEngine
+    kept: str | None = None
 
 
 def floor_variants(model: ReferenceModel) -> list[ReferenceEngine]:
@@ -53,10 +58,12 @@ def model_stage(
     *,
     progress: Progress = lambda _what: None,
     store: TraceStore = NOT_KEPT,
+    kept: KeptYardsticks | None = None,
 ) -> ModelStage:
     """Run the reference in true float64 and, at its own dtype, in each variant of ``floor_variants``.
 
-    Raises the errors of ``measure_yardstick``.
+    With ``kept``, a yardstick of an earlier run is used if nothing that it depends on has changed.
+    Raises the errors of ``measure_yardstick`` and ``KeptYardsticks.keep``.
     """
     exact = ReferenceEngine(model, "eager", exact=True)
     fed: list[Tensor] = []
@@ -73,15 +80,29 @@ def model_stage(
 
         return ReferenceRun(engine.variant, described(engine), run, engine.nudge)
 
-    yardstick = measure_yardstick(
-        ReferenceRun(exact.variant, described(exact), choose),
-        [variant(engine) for engine in floor_variants(model)],
-        inputs.expected,
-        inputs.labels,
-        progress=progress,
-        store=store,
-    )
-    tokens = fed[0]
+    variants = floor_variants(model)
+    key, found = None, None
+    if kept is not None:
+        key = yardstick_key(
+            kept, model, inputs, variants=[f"{each.detail}, {each.dtype}" for each in (exact, *variants)]
+        )
+        progress("kept yardstick")
+        found = kept.find(key)
+    if found is not None:
+        yardstick, tokens = found
+    else:
+        yardstick = measure_yardstick(
+            ReferenceRun(exact.variant, described(exact), choose),
+            [variant(engine) for engine in variants],
+            inputs.expected,
+            inputs.labels,
+            progress=progress,
+            store=store,
+            stage="model",
+        )
+        tokens = fed[0]
+        if kept is not None and key is not None:
+            kept.keep(key, yardstick, tokens)
 
     def run(subject: ModelEngine, sink: Sink) -> None:
         subject.trace(inputs.tensors, tokens, steps=inputs.decode_steps, sink=sink)
@@ -97,4 +118,5 @@ def model_stage(
         checkpoint=inputs.checkpoint,
         tokens=tokens,
         reference=exact,
+        kept=key if found is not None else None,
     )

@@ -16,7 +16,10 @@ OnValue = Callable[[SeamKey, np.ndarray], object]
 
 
 class Recorder:
-    """A sink for tensors. Each complete value goes to ``on_value`` as a new numpy array.
+    """A sink for tensors. Each complete value goes to ``on_value`` as a numpy array.
+
+    The array is a new one that may be kept. Without ``copies`` it may be a view of the engine's tensor, which the
+    engine changes later.
 
     ``chunks`` is the number of chunks in the engine's prefill. The pieces of a text seam are joined, so that a chunked
     prefill can be compared with a whole one. With ``instead``, each of the engine's tensors is replaced by the value in
@@ -32,7 +35,9 @@ class Recorder:
         chunks: int = 1,
         instead: Trace | None = None,
         nudge: int | None = None,
+        copies: bool = True,
     ) -> None:
+        self._copies = copies
         self._specs: dict[str, SeamSpec] = {item.key.name: item.spec for item in expected}
         self._on_value = on_value
         self._chunks = chunks
@@ -42,8 +47,8 @@ class Recorder:
         self._pieces: dict[str, list[np.ndarray]] = {}
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor | None:
-        array = to_numpy(tensor)
         spec = self._specs.get(name)
+        array = to_numpy(tensor, copy=self._copies or self._chunks > 1)
         key = SeamKey(name, self._calls.get(name, 0))
         pieces = self._pieces.setdefault(name, [])
         start = sum(piece.shape[spec.chunk_axis] for piece in pieces) if spec and pieces and spec.chunked else 0
@@ -62,7 +67,7 @@ class Recorder:
         wanted = piece_of(self._instead.read(key), spec, start, tuple(tensor.shape))
         if wanted.shape != tuple(tensor.shape):
             return None  # a wrong shape gets its own finding
-        given = torch.from_numpy(np.ascontiguousarray(wanted)).to(tensor.dtype)
+        given = torch.from_numpy(np.ascontiguousarray(wanted)).to(tensor.dtype, copy=True)
         if self._nudge is not None and given.dtype == torch.float32:
             from reference.nudge import moved  # imports transformers, which recording does not need
 
@@ -100,9 +105,11 @@ def join(pieces: list[np.ndarray], spec: SeamSpec) -> np.ndarray:
     return np.concatenate(pieces, axis=spec.chunk_axis)
 
 
-def to_numpy(tensor: Tensor) -> np.ndarray:
-    """Return a numpy copy with the same dtype, also for bfloat16."""
+def to_numpy(tensor: Tensor, *, copy: bool = True) -> np.ndarray:
+    """Return a numpy array with the same dtype, also for bfloat16: a copy, or else a view if that is possible."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().copy().view(ml_dtypes.bfloat16)
-    return tensor.numpy().copy()
+        bits = tensor.view(torch.int16).numpy()
+        return (bits.copy() if copy else bits).view(ml_dtypes.bfloat16)
+    array: np.ndarray = tensor.numpy()
+    return array.copy() if copy else array

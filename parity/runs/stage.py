@@ -18,6 +18,7 @@ from parity.core.errors import ParityError
 from parity.core.isolation import combine_comparisons
 from parity.core.trace import Description, Entry
 from parity.engines.base import Engine, Sink
+from parity.runs.clock import Pass, timing_pass
 from parity.runs.recorder import OnValue, Recorder, both
 from parity.runs.store import NOT_KEPT, Labels, TraceStore
 from parity.runs.yardstick import Progress, Yardstick
@@ -48,10 +49,13 @@ class Stage(Generic[SubjectT]):
         """Return the description of a trace of this stage by an engine."""
         return Description(engine.name, engine.detail, engine.dtype, self.case, self.checkpoint, KINDS)
 
-    def recorder(self, on_value: OnValue, *, isolated: bool = False) -> Recorder:
-        """Return a sink that passes on every value. With ``isolated``, each part gets the reference's inputs."""
+    def recorder(self, on_value: OnValue, *, isolated: bool = False, copies: bool = True) -> Recorder:
+        """Return a sink that passes on every value. With ``isolated``, each part gets the reference's inputs.
+
+        For ``copies`` see ``Recorder``.
+        """
         instead = self.yardstick.trace if isolated else None
-        return Recorder(self.expected, on_value, chunks=self.chunks, instead=instead)
+        return Recorder(self.expected, on_value, chunks=self.chunks, instead=instead, copies=copies)
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class StageResult:
     """The result of one stage.
 
     ``error`` is what the subject raised, if it did. If it is not ``loaded``, it did so before the stage began.
+    ``passes`` are the subject's, with their times.
     """
 
     findings: list[Finding] = field(default_factory=list)
     error: str | None = None
     loaded: bool = True
+    passes: Sequence[Pass] = ()
 
 
 def judge_stage(
@@ -80,18 +86,26 @@ def judge_stage(
     if the stage has no isolated floors, there is no second run.
     """
     yardstick = stage.yardstick
+    passes: list[Pass] = []
+
+    def attempted(title: str, recorder: Recorder) -> str | None:
+        with timing_pass(stage.name, title, recorder, passes.append) as sink:
+            return attempt(stage, subject, sink)
+
     progress(f"{stage.name} ({subject.name})")
     comparison = Comparison(yardstick.trace, yardstick.floors, yardstick.gate, keep_rows=_shown_on_pictures)
     with store.recording(f"subject{suffix(stage.name)}", stage.describe(subject), stage.expected, stage.labels) as keep:
-        error = attempt(stage, subject, stage.recorder(both(comparison.judge, keep)))
+        recorder = stage.recorder(both(comparison.judge, keep), copies=store.folder is not None)
+        error = attempted(subject.name, recorder)
     why = "the subject did not give this seam" if error is None else f"the subject failed before: {error}"
     findings = comparison.findings(why_missing=why)
     if error is not None or not isolated or yardstick.isolated_floors is None:
-        return StageResult(findings, error)
+        return StageResult(findings, error, passes=passes)
     progress(f"{stage.name}, each part isolated ({subject.name})")
-    parts = Comparison(yardstick.trace, yardstick.isolated_floors, yardstick.isolated_gate)
-    error = attempt(stage, subject, stage.recorder(parts.judge, isolated=True))
-    return StageResult(combine_comparisons(findings, parts.findings()), error)
+    parts = Comparison(yardstick.trace, yardstick.isolated_floors, yardstick.isolated_gate, shown=False)
+    recorder = stage.recorder(parts.judge, isolated=True, copies=False)
+    error = attempted(f"{subject.name}, each part isolated", recorder)
+    return StageResult(combine_comparisons(findings, parts.findings()), error, passes=passes)
 
 
 def attempt(stage: Stage[SubjectT], subject: SubjectT, sink: Sink) -> str | None:

@@ -11,10 +11,11 @@ import numpy as np
 
 from parity.core.errors import ParityError
 from parity.core.floors import Floors
-from parity.core.folder import FolderTrace
+from parity.core.folder import SpoolTrace
 from parity.core.gates import DEFAULT_GATE, ISOLATED_GATE, FloatGate
 from parity.core.trace import Description, Entry, SeamKey, Trace
 from parity.engines.base import Sink
+from parity.runs.clock import Pass, timing_pass
 from parity.runs.recorder import OnValue, Recorder, both
 from parity.runs.store import NOT_KEPT, Labels, TraceStore
 from parity.seams.spec import Expected
@@ -27,7 +28,8 @@ class Yardstick:
     """The reference's trace with the floors and gates of both comparisons.
 
     ``runs`` names the correct runs that made the floors. ``isolated_floors`` are the floors of each part when it is fed
-    the yardstick's inputs; a stage without parts has none. ``spool`` is the temporary folder of the trace's files.
+    the yardstick's inputs; a stage without parts has none. ``passes`` are the reference's own, with their times.
+    ``spool`` is the temporary folder of the trace's files.
     """
 
     trace: Trace
@@ -36,6 +38,7 @@ class Yardstick:
     gate: FloatGate = DEFAULT_GATE
     isolated_gate: FloatGate = ISOLATED_GATE
     runs: Sequence[str] = ()
+    passes: Sequence[Pass] = ()
     spool: tempfile.TemporaryDirectory[str] | None = None
 
 
@@ -62,6 +65,7 @@ def measure_yardstick(
     isolated: bool = True,
     progress: Progress = lambda _what: None,
     store: TraceStore = NOT_KEPT,
+    stage: str = "",
 ) -> Yardstick:
     """Run the reference once for the yardstick, and each correct variant twice for the floors of both comparisons.
 
@@ -75,22 +79,32 @@ def measure_yardstick(
     folder = store.folder if spool is None else Path(spool.name)
     assert folder is not None
     seen: list[SeamKey] = []
+    passes: list[Pass] = []
     with TraceStore(folder).recording(name, exact.description, expected, labels) as keep:
-        exact.run(Recorder(expected, both(lambda key, _array: seen.append(key), keep)))
+        recorder = Recorder(expected, both(lambda key, _array: seen.append(key), keep))
+        with timing_pass(stage, exact.title, recorder, passes.append) as sink:
+            exact.run(sink)
     _check_complete(expected, seen)
-    trace = FolderTrace(folder / name)
+    trace = SpoolTrace(folder / name)
     floors, alone = Floors(trace), Floors(trace)
     for number, variant in enumerate(correct, start=1):
         progress(f"floor run ({variant.title})")
         with store.recording(f"floor-{number}", variant.description, expected, labels) as keep:
-            variant.run(Recorder(expected, both(observing(trace.entries(), floors), keep)))
+            on_value = both(observing(trace.entries(), floors), keep)
+            recorder = Recorder(expected, on_value, copies=store.folder is not None)
+            with timing_pass(stage, variant.title, recorder, passes.append) as sink:
+                variant.run(sink)
         if isolated:
-            variant.run(Recorder(expected, observing(trace.entries(), alone), instead=trace, nudge=variant.nudge))
+            on_value = observing(trace.entries(), alone)
+            recorder = Recorder(expected, on_value, instead=trace, nudge=variant.nudge, copies=False)
+            with timing_pass(stage, f"{variant.title}, each part isolated", recorder, passes.append) as sink:
+                variant.run(sink)
     return Yardstick(
         trace=trace,
         floors=floors,
         isolated_floors=alone if isolated else None,
         runs=[variant.title for variant in correct],
+        passes=passes,
         spool=spool,
     )
 

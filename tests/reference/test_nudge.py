@@ -85,3 +85,16 @@ def test_the_result_changes_by_noise_and_nothing_stays(reference: ReferenceModel
     assert torch.equal(before, _vision(reference))
     assert not torch.equal(one, two)
     assert 0 < float((one - before).norm() / before.norm()) < 1e-5
+
+
+def test_steps_by_bits_are_those_of_nextafter() -> None:
+    numbers = torch.randn(60, 61) * torch.logspace(-44, 38, 61)
+    largest = torch.finfo(torch.float32).max
+    odd = (0.0, -0.0, torch.inf, -torch.inf, torch.nan, largest, -largest, 1e-45, -1e-45, 1.1754944e-38)
+    for row, number in enumerate(odd):
+        numbers[row] = number
+    for tensor in (numbers, numbers.t(), numbers[:, ::3]):
+        found = moved(tensor, torch.Generator().manual_seed(1))
+        up = torch.rand(tensor.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+        expected = torch.nextafter(tensor, torch.where(up, torch.inf, -torch.inf))
+        assert torch.equal(found.contiguous().view(torch.int32), expected.contiguous().view(torch.int32))

@@ -140,6 +140,11 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
         "environment": environment(),
         "subject": {"name": "port", "detail": "qwen3vl-parity port 0.1.0", "dtype": "float32"},
         "reference": {"name": "transformers", "detail": "5.23.0, eager, true float64 yardstick", "dtype": "float32"},
+        "kernels": {
+            "instructions": "AVX2",
+            "kernels": "fast",
+            "products": "compiled kernels up to 32 rows, then torch",
+        },
         "checkpoint": {
             "name": "seeded tiny",
             "path": "golden/tiny/model.safetensors",
@@ -215,6 +220,22 @@ def run_document(*, diverged: bool = False, decode_steps: int = 8, seed: int = 0
             {"id": "rope-freqs-in-bf16", "title": "angles in bfloat16", "why": "needs a long prompt"},
             {"id": "video-token-mask-omitted", "title": "videos are ignored", "why": "needs a video"},
         ],
+        "cost": {
+            "seconds": 42.0,
+            "ratio": 1.12,
+            "forwards": {"passes": 2, "count": 2 * (decode_steps + 1), "seconds": 37.5},
+            "parts": [
+                {"what": what, "seconds": seconds}
+                for what, seconds in [("imports", 1.2), ("loading", 0.4), ("forwards alone", 37.5), ("all else", 2.9)]
+            ],
+            "passes": [
+                {"title": "eager, true float64", "seconds": 21.5, "alone": 20.0},
+                {"title": "port, each part isolated", "seconds": 18.4, "alone": 17.5},
+            ],
+            "peak_bytes": 9 * 2**30,
+            "model_bytes": 8 * 2**30,
+            "kept": None,
+        },
         "performance": {
             "note": "Median of 7 runs after 2 for warming up; one process at a time, 2 threads.",
             "rows": [

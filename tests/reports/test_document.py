@@ -102,6 +102,7 @@ def test_every_object_of_the_schemas_is_closed_and_requires_its_fields() -> None
         "mutants.not_planted",
         "processor.findings.by_kind",
         "run.findings.by_kind",
+        "run.kernels",
         "signoff.checkpoints",
         "signoff.run.stale",
         "signoff.versions",

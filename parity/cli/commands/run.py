@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from parity.bench.memory import highest_memory
 from parity.bench.models import measure
 from parity.cli import console as view
-from parity.cli.command import finish, here
+from parity.cli.command import elapsed, finish, here
 from parity.cli.progress import Bar, progress_bar
 from parity.cli.run_options import SEEDED, RunOptions, chosen_case
 from parity.core.errors import ParityError
@@ -18,7 +19,10 @@ from parity.documents.folders import report_folder
 from parity.documents.run import write_run
 from parity.engines.device import describe_device, use_device
 from parity.engines.reference import ReferenceEngine
+from parity.milestones.keys import code_digest
 from parity.runs.case_run import CaseRun, run_case
+from parity.runs.clock import Spent
+from parity.runs.kept import KeptYardsticks
 from parity.runs.loader import Loader, read_config
 from parity.runs.named import named_checkpoint
 from parity.runs.store import TraceStore
@@ -31,6 +35,7 @@ _WORK = 13
 
 def run(options: RunOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
+    imports = elapsed()
     if options.threads:
         torch.set_num_threads(options.threads)
     case = chosen_case(options)
@@ -49,6 +54,7 @@ def run(options: RunOptions) -> int:
         named = None if options.model in (None, SEEDED) else named_checkpoint(str(options.model))
         step = stack.enter_context(progress_bar(_WORK + timing, quiet=options.as_json))
         step("checkpoint")
+        before = elapsed()
         checkpoint = named or loader.checkpoint(case.checkpoint)
         read_config(checkpoint)
         if "model" in case.stages:
@@ -58,8 +64,12 @@ def run(options: RunOptions) -> int:
         if "processor" in case.stages:
             loader.processor(checkpoint)
             loader.port_processor(checkpoint)
+        loading = elapsed() - before
         step("pictures and prompt")
-        found = run_case(case, loader, dtype=options.dtype, folder=named, progress=step, store=store)
+        found = run_case(
+            case, loader, dtype=options.dtype, folder=named, progress=step, store=store, kept=_kept(options.cache)
+        )
+        spent = Spent(elapsed(), imports, loading, highest_memory(), loader.model_bytes)
         performance = _timed(found, step) if timing else None
         step("report")
         document = write_run(
@@ -67,12 +77,18 @@ def run(options: RunOptions) -> int:
             report,
             environment=here(seed=options.seed, threads=torch.get_num_threads(), device=describe_device(device)),
             performance=performance,
+            spent=spent,
         )
     return finish(
         document,
         lambda console: _show(console, document, folder / "report.html", every=options.every),
         as_json=options.as_json,
     )
+
+
+def _kept(folder: Path | None) -> KeptYardsticks | None:
+    """Yardsticks depend on the code of the reference and of the harness, not on the port's."""
+    return None if folder is None else KeptYardsticks(folder, code_digest(rooms=("parity", "reference")))
 
 
 def _timed(run: CaseRun, step: Bar) -> dict[str, Any] | None:
@@ -103,5 +119,6 @@ def _show(console: Any, document: dict[str, Any], html: Path, *, every: bool) ->
     console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=every))
     if document["performance"] is not None:
         console.print(view.performance_table(document["performance"]))
+    console.print(view.plain(view.cost_line(document["cost"])), soft_wrap=True)
     console.print(view.verdict_line(verdict), soft_wrap=True)
     console.print(view.plain(f"report: {html}"), soft_wrap=True)

@@ -40,6 +40,8 @@ USAGE: dict[str, list[tuple[tuple[str, ...], set[str]]]] = {
         (("--seed", "1"), set()),
         (("--prompt", ""), set()),
         (("--dtype", "int8"), set()),
+        (("--cache", "file"), set()),
+        (("--cache", "kept", "--traces", "new"), set()),
     ],
     "suite": [
         (("--shard", "5/4"), set()),

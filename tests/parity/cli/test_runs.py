@@ -71,6 +71,41 @@ def test_the_seeded_checkpoint_is_shown_a_photo(parity: Parity, work: Path) -> N
     assert folder.name.endswith("-photo")
 
 
+def test_the_report_says_what_the_verdict_cost(parity: Parity, work: Path) -> None:
+    answer = parity("run", "seeded", "--prompt", "Why?", "--steps", 1, "--no-timing", "--out", "report")
+    answer.succeeds()
+    document = json.loads((work / "report" / "report.json").read_text(encoding="utf-8"))
+    cost, passes = document["cost"], document["cost"]["passes"]
+    # The yardstick, four floor runs and the port; all but the first are accumulated and isolated.
+    assert cost["forwards"]["passes"] == len(passes) == 11
+    assert cost["forwards"]["count"] == 22
+    assert cost["ratio"] == pytest.approx(cost["seconds"] / sum(each["alone"] for each in passes))
+    assert all(0 < each["alone"] < each["seconds"] for each in passes)
+    assert sum(part["seconds"] for part in cost["parts"]) == pytest.approx(cost["seconds"])
+    assert cost["kept"] is None
+    assert document["kernels"]["kernels"] == "fast"
+    line = next(line for line in answer.stdout.splitlines() if line.startswith("time to verdict"))
+    assert "times its 22 forwards in 11 passes" in line
+    for name in ("report.md", "report.html"):
+        page = (work / "report" / name).read_text(encoding="utf-8")
+        assert "22 forwards in 11 passes" in page
+        assert "kernels of the port" in page
+    assert (work / "report" / "passes.csv").read_text(encoding="utf-8").splitlines()[-1].startswith("time to verdict,")
+
+
+def test_with_a_kept_yardstick_only_the_port_runs(parity: Parity, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QWEN3VL_PARITY_SECRET", str(work / "secret" / "seal"))
+    command = ("run", "seeded", "--prompt", "Why?", "--steps", 1, "--no-timing", "--cache", "kept", "--json")
+    first, second = (json.loads(parity(*command).stdout) for _ in range(2))
+    assert [document["cost"]["forwards"]["passes"] for document in (first, second)] == [11, 2]
+    (key,) = [path.name for path in (work / "kept").iterdir()]
+    assert (first["cost"]["kept"], second["cost"]["kept"]) == (None, key)
+    # Everything else is the same, to the last bit.
+    for document in (first, second):
+        del document["cost"], document["environment"]
+    assert first == second
+
+
 def test_files_through_both_processors(parity: Parity, media: Path) -> None:
     answer = parity("processor", "--image", media / "good.png", "--video", media / "good.mp4", "--rounds", 1, "--json")
     answer.succeeds()

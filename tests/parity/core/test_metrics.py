@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from parity.core.errors import TraceError
 from parity.core.floors import Floors
 from parity.core.gates import DEFAULT_GATE, FloatGate, ulp
-from parity.core.metrics import as_rows, kl_divergence, pooled, row_errors, row_norms
+from parity.core.metrics import as_rows, kl_divergence, pooled, row_distances, row_errors, row_norms
 from parity.core.trace import PADDING
 from tests.parity.core.samples import GATE, entry, floors, labels, memory_trace, nudged, values
 
@@ -197,3 +199,43 @@ def test_norms_of_usual_rows_are_numpys_bit_for_bit() -> None:
     assert row_norms(np.zeros((3, 0))).tolist() == [0, 0, 0]
     assert np.isinf(row_norms(np.array([[np.inf, 1.0]]))).all()
     assert np.isnan(row_norms(np.array([[np.nan, 1.0]]))).all()
+
+
+def _whole(subject: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distances without blocks, as numpy's own functions give them."""
+    left, right = subject.astype(np.float64), reference.astype(np.float64)
+    with np.errstate(all="ignore"):
+        difference = left - right
+        return row_norms(difference), row_norms(right), np.abs(difference).max(axis=1, initial=0.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 70_001), (700, 97), (5, 40_000), (40_000, 1), (3, 0), (0, 5)])
+def test_blocks_of_rows_give_the_same_bits_as_the_whole(shape: tuple[int, int], dtype: Any) -> None:
+    rng = np.random.default_rng(0)
+    reference = rng.standard_normal(shape)
+    subject = (reference * 1.01).astype(dtype)
+    if shape[0] > 2 and shape[1] > 2:
+        reference[0], subject[1], reference[2, 1], subject[2, 2] = 0, 0, 1e-200, np.nan
+        subject[0, 0] = np.inf
+    found = row_distances(subject, reference, peaks=True)
+    expected = _whole(subject, reference)
+    assert found.peaks is not None
+    for ours, theirs in zip((found.distance, found.scale, found.peaks), expected, strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+
+
+def test_rows_that_lie_across_the_memory_are_added_as_before() -> None:
+    reference = np.random.default_rng(1).standard_normal((300, 400)).T
+    subject = np.asfortranarray(reference * 1.5)
+    assert not subject.flags.c_contiguous
+    found = row_distances(subject, reference, peaks=True)
+    assert found.distance.tobytes() == np.linalg.norm(subject - reference, axis=1).tobytes()
+
+
+def test_logits_in_blocks_give_the_same_divergence() -> None:
+    rng = np.random.default_rng(2)
+    reference = rng.standard_normal((30, 9_000))
+    subject = reference + 0.1 * rng.standard_normal(reference.shape)
+    rows = [kl_divergence(subject[row : row + 1], reference[row : row + 1])[0] for row in range(30)]
+    assert kl_divergence(subject, reference).tolist() == rows
