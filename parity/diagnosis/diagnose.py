@@ -111,7 +111,7 @@ def diagnose_tokens(
 ) -> Diagnosed:
     """Diagnose an engine that gave only log-probabilities, from the places at which they are of the same context."""
     reference, floors = judged.compared
-    side = Description("engine", "tokens", judged.dtype, judged.case)
+    side = Description(judged.engine, "tokens", judged.dtype, judged.case)
     verdict = Judgement(judged.verdict, judged.reason, None, 0, 0, 0)
     result = Judged(judged.case, "model", verdict, side, reference.description)
     if judged.verdict is not Verdict.DIVERGED:
