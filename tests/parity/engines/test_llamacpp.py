@@ -79,7 +79,7 @@ def test_a_failed_or_late_process_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
     def late(*_: object, **__: object) -> None:
         raise subprocess.TimeoutExpired("llama.cpp", 1)
 
-    monkeypatch.setattr(llamacpp.subprocess, "run", late)
+    monkeypatch.setattr(subprocess, "run", late)
     with pytest.raises(ParityError, match="no answer"):
         llamacpp._run(request)
 
