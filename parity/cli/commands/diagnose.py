@@ -53,6 +53,8 @@ def diagnose_subject(options: DiagnoseOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.power and options.tokens is not None:
+        raise ParityError("--power is for traces; of tokens, the margins in the report say how little they prove")
     bundle = Bundle(options.bundle, sha256=options.sha256)
     layout = None if options.layout is None else Layout(options.layout)
     start = time.perf_counter()
@@ -79,8 +81,6 @@ def diagnose_subject(options: DiagnoseOptions) -> int:
 
 
 def _power(bundle: Bundle, options: DiagnoseOptions, found: Sequence[Diagnosed]) -> list[Power]:
-    if options.tokens is not None:
-        raise ParityError("--power is for traces; of tokens, the margins in the report say how little they prove")
     measured = []
     for item in found:
         evidence = evidence_of(item.judged)

@@ -19,6 +19,7 @@ from parity.mutants.registry import chosen
 from tests.parity.bundles.samples import PICTURE, TEXT, Golden
 from tests.parity.cli.samples import call
 
+_GIVEN = ("input_ids", "attention_mask", "text.embed_tokens", "logits")
 LIBRARY = chosen(["merger-gelu-tanh", "text-v-turned", "decode-without-rope-delta", "picture-bgr"])
 
 
@@ -50,7 +51,7 @@ def test_a_mistake_is_shown_by_the_seams_that_it_changes(
 def test_the_terminal_and_the_document_say_it(golden: Golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = _runs(golden, TEXT).values((), "model")
     path = tmp_path / "logits.safetensors"
-    kept = {f"{key.name}#{key.call}": np.ascontiguousarray(a) for key, a in values.items() if key.name == "logits"}
+    kept = {f"{key.name}#{key.call}": np.ascontiguousarray(a) for key, a in values.items() if key.name in _GIVEN}
     save_file(kept, path, metadata={"case": TEXT, "producer": "my engine"})
     monkeypatch.setattr(measured.power, "__defaults__", (LIBRARY,))
     words = ("diagnose", golden.bundle, path, "--expect", "logits", "--power")
