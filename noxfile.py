@@ -112,19 +112,30 @@ def diagnose(session: nox.Session) -> None:
 
 @nox.session
 def engines(session: nox.Session) -> None:
-    """Judge mistral.rs, and a server if ``-- --url URL`` names one, by a golden bundle of text and a picture."""
-    bundle = "parity-reports/engines-bundle"
-    run(session, "parity", "bundle", "make", "--case", "text", "--case", "trained-picture", "--with-checkpoint",
-        "--out", bundle)  # fmt: skip
-    name = "server" if session.posargs else "mistralrs"
-    for case in ("text", "trained-picture"):
-        tokens = f"parity-reports/engines-{name}-{case}.jsonl"
-        Path(tokens).unlink(missing_ok=True)
-        # A divergence is a finding about the engine, and no failure of this session.
-        asked = [python(session), "-m", "parity", "engine", name, bundle, "--case", case, "--tokens", tokens]
-        session.run(*asked, *session.posargs, external=True, success_codes=[0, 1, 3])
-        told = [python(session), "-m", "parity", "diagnose", bundle, "--tokens", tokens, "--case", case]
-        session.run(*told, external=True, success_codes=[0, 1, 3])
+    """Judge mistral.rs and llama.cpp by a golden bundle of text and of pictures without and with a resize.
+
+    ``-- --url URL`` judges a server instead. An engine that cannot run here is named at the end, as not run.
+    """
+    bundle, cases = "parity-reports/engines-bundle", ("text", "trained-picture", "trained-resized")
+    named = [word for case in cases for word in ("--case", case)]
+    run(session, "parity", "bundle", "make", *named, "--with-checkpoint", "--out", bundle)
+    missing = []
+    for name in ("server",) if session.posargs else ("mistralrs", "llamacpp"):
+        asking = f"from parity.engines.registry import engine; print(engine('{name}').unavailable() or '')"
+        why = "" if session.posargs else session.run(python(session), "-c", asking, external=True, silent=True)
+        if why and why.strip():
+            missing.append(f"NOT RUN: {name}: {why.strip()}")
+            continue
+        for case in cases:
+            tokens = f"parity-reports/engines-{name}-{case}.jsonl"
+            Path(tokens).unlink(missing_ok=True)
+            # A divergence is a finding about the engine, and no failure of this session.
+            asked = [python(session), "-m", "parity", "engine", name, bundle, "--case", case, "--tokens", tokens]
+            session.run(*asked, *session.posargs, external=True, success_codes=[0, 1, 3])
+            told = [python(session), "-m", "parity", "diagnose", bundle, "--tokens", tokens, "--case", case]
+            session.run(*told, external=True, success_codes=[0, 1, 3])
+    if missing:
+        session.warn("\n".join(missing))
 
 
 @nox.session

@@ -37,10 +37,16 @@ def ask(engine: AnsweringEngine, case: BundleCase, checkpoint: Path) -> list[Ans
     return engine.answer(checkpoint, questions_of(case), max_new_tokens=steps, ignore_end=True)
 
 
-def as_lines(answers: Sequence[Answer]) -> str:
-    """Return answers as JSONL."""
+def as_lines(answers: Sequence[Answer], engine: str) -> str:
+    """Return answers as JSONL. ``engine`` is its name and version."""
     lines = [
-        {"row": row, "step": step, "token": token.token_id, "logprobs": {str(k): v for k, v in token.top.items()}}
+        {
+            "row": row,
+            "step": step,
+            "token": token.token_id,
+            "logprobs": {str(k): v for k, v in token.top.items()},
+            "engine": engine,
+        }
         for row, answer in enumerate(answers)
         for step, token in enumerate(answer.tokens)
     ]

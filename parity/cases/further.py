@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parity.cases.case import ODD, TINY, Case, Row, SeededCheckpoint
+from parity.cases.case import ODD, TINY, TRAINED, Case, Row, SeededCheckpoint
 from parity.cases.media import FORMATS, Clip, Encoded, Noise, Photo
 from parity.cases.standard import LANDSCAPE, PORTRAIT, SMALL
 
@@ -81,6 +81,13 @@ def further_cases() -> list[Case]:
                 ("Short.",),
             ),
             stages=("processor",),
+        ),
+        Case(
+            "trained-resized",
+            "the trained model, asked about a picture that is resized; for engines that run here",
+            1,
+            TRAINED,
+            ((Photo((150, 110)), "What shape is the blue object?"),),
         ),
     ]
 

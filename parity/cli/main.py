@@ -279,6 +279,7 @@ def judge(**options: Any) -> int:
 @save_option
 @threads_option
 @json_option
+@click.option("--power", is_flag=True, help="Say how many known mistakes the evidence would have shown.")
 def diagnose(**options: Any) -> int:
     """Name the known mistakes that explain what SUBJECT gave, judged by the golden bundle BUNDLE.
 

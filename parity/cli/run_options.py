@@ -40,6 +40,12 @@ class RunOptions:
     device: str = "cpu"
     cache: Path | None = None
 
+    @property
+    def by_default(self) -> bool:
+        """Whether the default case is run as it is, so that the registry knows it."""
+        own = self.model or self.images or self.videos or self.prompt is not None or self.batch > 1
+        return not own and self.steps is None and self.chunk is None and self.padding_side == "left"
+
 
 def chosen_case(options: RunOptions) -> Case:
     """Return the case that the options describe: a named case, the default, or the user's own input."""

@@ -13,13 +13,13 @@ from parity.core.digest import checkpoint_digest
 from parity.core.errors import ParityError
 from parity.core.trace import Description, SeamKey
 from parity.core.verdict import Judgement, Verdict
+from parity.diagnosis.differences import HYPOTHESES
 from parity.diagnosis.evidence import APART, Evidence, TraceEvidence, failing_rows
 from parity.diagnosis.logprobs import LogprobEvidence
 from parity.diagnosis.planted import Cost, PlantedRuns
 from parity.diagnosis.search import Found, Search, Trial, attempt, explained_rows
 from parity.diagnosis.symptoms import Symptoms, symptoms, symptoms_of_tokens
 from parity.mutants.base import Mutant
-from parity.mutants.registry import ALL
 
 Progress = Callable[[str], None]
 _WORTH = 0.01  # share of the failing rows that the nearest mistake explains, for a sentence to name it
@@ -75,7 +75,7 @@ def diagnose(
     selection: Selection,
     *,
     checkpoints: Sequence[Path] = (),
-    library: Sequence[Mutant] = ALL,
+    library: Sequence[Mutant] = HYPOTHESES,
     progress: Progress = lambda _what: None,
 ) -> list[Diagnosed]:
     """Judge a subject's traces, and diagnose those that diverged.
@@ -107,11 +107,11 @@ def diagnose_tokens(
     judged: JudgedTokens,
     *,
     checkpoints: Sequence[Path] = (),
-    library: Sequence[Mutant] = ALL,
+    library: Sequence[Mutant] = HYPOTHESES,
 ) -> Diagnosed:
     """Diagnose an engine that gave only log-probabilities, from the places at which they are of the same context."""
     reference, floors = judged.compared
-    side = Description("engine", "tokens", judged.dtype, judged.case)
+    side = Description(judged.engine, "tokens", judged.dtype, judged.case)
     verdict = Judgement(judged.verdict, judged.reason, None, 0, 0, 0)
     result = Judged(judged.case, "model", verdict, side, reference.description)
     if judged.verdict is not Verdict.DIVERGED:
@@ -123,7 +123,7 @@ def diagnose_tokens(
     search = Search(evidence, "model", runs)
     if search.first is None:
         return Diagnosed(result)
-    found = search(library, second=False)
+    found = search(library, beside=True)
     nearest = None if found.nearest is None else _explanation(evidence, search.whole(found.nearest.mutants), found)
     return Diagnosed(
         result,

@@ -28,6 +28,7 @@ _PAIRS = 36  # pairs of mistakes that are tried in all
 _MEASURED = 3  # mistakes whose own rounding is measured
 _CLOSE = 0.25  # a mistake is close if it leaves at most a quarter of what is wrong
 _SLIGHTLY = 2.0  # or a ratio that is not far above 1
+_SURELY = 0.5  # of the gate may be left by two mistakes that explain a black box: there are many pairs
 _LEFT = 0.5  # of what is wrong may be left by an explanation
 _CLASS = 4.0  # an explanation that leaves this many times as much as the best one is dropped
 _NOISE = 0.05  # a ratio below which two explanations are equally good
@@ -102,17 +103,20 @@ class Search:
         self._tried: dict[tuple[str, ...], Trial] = {}
         self._spreads: dict[tuple[str, ...], Mapping[SeamKey, float]] = {}
 
-    def __call__(self, library: Sequence[Mutant], *, second: bool = True) -> Found:
-        """Search a library. With ``second``, also for a second mistake where one alone does not explain all."""
+    def __call__(self, library: Sequence[Mutant], *, second: bool = True, beside: bool = False) -> Found:
+        """Search a library. With ``second``, also for a second mistake where one alone does not explain all.
+
+        With ``beside``, the second one may be any: a black box does not show where the first one stops explaining.
+        """
         if self.first is None:
             return Found(self.stage, None, len(library))
         passed = frozenset(key for key, residue in self.evidence.before.items() if residue.passed)
         trials = self._each([(mutant,) for mutant in self._plausible(self.first, passed, library)], self.first)
         explanations = [trial for trial in trials if trial.explains]
-        if not explanations and second:
-            seconds = self._with_a_second(library, trials)
+        if not explanations and (second or beside):
+            seconds = self._beside_the_nearest(trials) if beside else self._with_a_second(library, trials)
             trials += seconds
-            explanations = [trial for trial in seconds if trial.explains]
+            explanations = [trial for trial in seconds if trial.explains and (not beside or trial.worst <= _SURELY)]
         return Found(
             self.stage,
             self.first,
@@ -159,6 +163,20 @@ class Search:
             return False
         at_first = trial.at_first.passed or trial.at_first.ratio <= _CLOSE * before[first].ratio
         return at_first and after.ratio <= max(_CLOSE * before[trial.stopped].ratio, _SLIGHTLY)
+
+    def _beside_the_nearest(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Plant the mistake that explains most, together with each other one that changes what was given."""
+        assert self.first is not None
+        nearest, before = _nearest(self.evidence, trials, self.first), self.evidence.before[self.first]
+        if nearest is None:
+            return []
+        others = [
+            trial.mutants[0]
+            for trial in trials
+            if trial.error is None and (trial.at_first is None or trial.at_first.figure != before.figure)
+        ]
+        pairs = [(*nearest.mutants, other) for other in others if other not in nearest.mutants]
+        return self._each(pairs, self.first)
 
     def _with_a_second(self, library: Sequence[Mutant], trials: Sequence[Trial]) -> list[Trial]:
         """Plant mistakes that explain the first divergence, and look for a second one where they stop explaining."""

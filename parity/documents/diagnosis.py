@@ -8,6 +8,7 @@ from typing import Any
 from parity.bundles.bundle import Bundle
 from parity.bundles.judging import total
 from parity.diagnosis.diagnose import Diagnosed, Explanation, headline
+from parity.diagnosis.power import Power
 from parity.diagnosis.symptoms import Symptoms
 from parity.documents.base import document, finite, judgement_section, side_section, verdict_section
 from parity.mutants.base import Mutant
@@ -143,4 +144,15 @@ def _mistake(mutant: Mutant) -> dict[str, Any]:
         "component": mutant.component,
         "source": mutant.source,
         "real": mutant.real,
+    }
+
+
+def power_section(found: Power) -> dict[str, Any]:
+    """What evidence would have shown, see ``parity.diagnosis.power``."""
+    return {
+        "case": found.case,
+        "stage": found.stage,
+        "text": found.sentence(),
+        "shown": list(found.shown),
+        "hidden": list(found.hidden),
     }

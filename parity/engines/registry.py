@@ -15,6 +15,7 @@ _PLACES = {
     "reference": "parity.engines.reference:ReferenceAnswers",
     "port": "parity.engines.port:PortAnswers",
     "mistralrs": "parity.engines.mistralrs:MistralRs",
+    "llamacpp": "parity.engines.llamacpp:LlamaCpp",
 }
 # These two are judged; all others are only measured.
 JUDGED = ("reference", "port")

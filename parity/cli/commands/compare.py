@@ -16,13 +16,14 @@ from parity.bundles.problems import problems_against
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.errors import USAGE
+from parity.cli.offers import of_case, offered
 from parity.core.binding import check_binding, check_width
 from parity.core.compare import Comparison, compare
 from parity.core.errors import ParityError
 from parity.core.floors import Floors
 from parity.core.folder import FolderTrace, check_folder
 from parity.core.gates import DEFAULT_GATE, FloatGate
-from parity.core.trace import Trace
+from parity.core.trace import Description, Trace
 from parity.core.verdict import judge
 from parity.documents.comparison import comparison_document
 from parity.seams.contract import check_reference
@@ -72,7 +73,7 @@ def compare_folders(options: CompareOptions) -> int:
     )
     return finish(
         document,
-        lambda console: _show(console, document, every=options.every),
+        lambda console: _show(console, document, options, subject.description),
         as_json=options.as_json,
         out=options.out,
     )
@@ -111,9 +112,15 @@ def _listed(found: Mapping[Path, Sequence[str]]) -> int:
     return USAGE if any(found.values()) else 0
 
 
-def _show(console: Console, document: dict[str, Any], *, every: bool) -> None:
+def _show(console: Console, document: dict[str, Any], options: CompareOptions, side: Description) -> None:
     verdict = document["verdict"]
-    console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=every))
+    console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=options.every))
     floors = view.plain(", ".join(document["floors"]))
     console.print(f"by the floors of {floors}; `parity judge` takes them from a golden bundle", soft_wrap=True)
     console.print(view.verdict_line(verdict), soft_wrap=True)
+    if verdict["value"] == "DIVERGED":
+        from parity.cases.registry import every_case  # lists media, which takes a moment
+
+        if side.case in every_case():
+            words = of_case(side.case, side.dtype, traces=options.subject)
+            console.print(view.plain(offered(*words)), soft_wrap=True)

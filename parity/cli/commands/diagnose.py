@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.progress import progress_bar
 from parity.core.errors import ParityError
-from parity.diagnosis.diagnose import Diagnosed, diagnose, diagnose_tokens
-from parity.documents.diagnosis import diagnosis_document
-from parity.mutants.registry import ALL
+from parity.diagnosis.diagnose import Diagnosed, diagnose, diagnose_tokens, evidence_of, runs_of
+from parity.diagnosis.differences import HYPOTHESES
+from parity.diagnosis.power import Power, power
+from parity.documents.diagnosis import diagnosis_document, power_section
 from parity.seams.promise import promise
 
 
@@ -44,12 +46,15 @@ class DiagnoseOptions:
     out: Path | None
     threads: int | None
     as_json: bool
+    power: bool = False
 
 
 def diagnose_subject(options: DiagnoseOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.power and options.tokens is not None:
+        raise ParityError("--power is for traces; of tokens, the margins in the report say how little they prove")
     bundle = Bundle(options.bundle, sha256=options.sha256)
     layout = None if options.layout is None else Layout(options.layout)
     start = time.perf_counter()
@@ -65,12 +70,25 @@ def diagnose_subject(options: DiagnoseOptions) -> int:
         bundle,
         found,
         subject=str(options.tokens or options.subject),
-        hypotheses=len(ALL),
+        hypotheses=len(HYPOTHESES),
         command=shlex.join(["parity", "diagnose", str(options.bundle), *_words(options)]),
         environment=here(threads=torch.get_num_threads()),
         seconds=round(time.perf_counter() - start, 2),
     )
+    if options.power:
+        document["power"] = [power_section(one) for one in _power(bundle, options, found)]
     return finish(document, lambda console: _show(console, document), as_json=options.as_json, out=options.out)
+
+
+def _power(bundle: Bundle, options: DiagnoseOptions, found: Sequence[Diagnosed]) -> list[Power]:
+    measured = []
+    for item in found:
+        evidence = evidence_of(item.judged)
+        if evidence is not None:
+            runs = runs_of(bundle, item.judged, options.checkpoints)
+            given = set(evidence.before)
+            measured.append(power(runs, item.judged.stage, given, evidence.reference, evidence.floors))
+    return measured
 
 
 def _words(options: DiagnoseOptions) -> list[str]:
@@ -95,6 +113,8 @@ def _show(console: Console, document: dict[str, Any]) -> None:
     ]
     if lines:
         console.print(_table(lines))
+    for one in document.get("power", ()):
+        console.print(view.plain(one["text"]), soft_wrap=True)
     totals = document["totals"]
     console.print(view.plain(document["conclusion"]["text"]), soft_wrap=True)
     console.print(

@@ -45,7 +45,7 @@ def ask_engine(options: EngineOptions) -> int:
     checkpoint = options.checkpoint or (case.folder / own if own is not None else None)
     if checkpoint is None:
         raise ParityError(f"{case.name} needs its checkpoint, which is not in the bundle; give --checkpoint")
-    options.tokens.write_text(as_lines(ask(engine, case, checkpoint)), encoding="utf-8")
+    options.tokens.write_text(as_lines(ask(engine, case, checkpoint), engine.title), encoding="utf-8")
     judged = JudgeOptions(
         options.bundle, None, options.tokens, (case.name,), (), "float32", options.sha256, "full", None,
         options.out, options.as_json, False,

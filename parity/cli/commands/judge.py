@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,11 @@ from parity.bundles.judging import Judged, Selection, judge_folder
 from parity.bundles.layout import Layout
 from parity.cli import console as view
 from parity.cli.command import finish, here
+from parity.cli.offers import offered
 from parity.core.errors import ParityError
 from parity.documents.blackbox import blackbox_document
 from parity.documents.judgement import judgement_document, report_place, trace_document
 from parity.seams.promise import promise
-
-_OFFER = "to see whether a known mistake explains it"
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,13 @@ def _judge_tokens(options: JudgeOptions, tokens: Path) -> int:
     bundle = Bundle(options.bundle, sha256=options.sha256)
     case = the_case(bundle, options.cases)
     found = judge_tokens(case, read_steps(tokens), options.dtype or case.dtypes[0])
-    document = blackbox_document(bundle, found, subject=str(tokens), environment=here(threads=1))
+    document = blackbox_document(bundle, found, subject=f"{found.engine}, {tokens}", environment=here(threads=1))
 
     def show(console: Console) -> None:
         console.print(view.verdict_line(document["verdict"]), soft_wrap=True)
         if document["verdict"]["value"] == "DIVERGED":
             words = ["parity", "diagnose", str(options.bundle), "--tokens", str(tokens), "--case", case.name]
-            console.print(view.plain(f"{_OFFER}: {shlex.join(words)}"), soft_wrap=True)
+            console.print(view.plain(offered(words)), soft_wrap=True)
 
     return finish(document, show, as_json=options.as_json, out=options.out)
 
@@ -107,8 +105,8 @@ def _show(console: Console, document: dict[str, Any], options: JudgeOptions) -> 
         console.print("compare this digest with the one that the bundle's maker published, or give it with --sha256")
     console.print(view.verdict_line(document["verdict"]), soft_wrap=True)
     if document["verdict"]["value"] == "DIVERGED":
-        command = shlex.join(["parity", "diagnose", str(options.bundle), str(options.subject)])
-        console.print(view.plain(f"{_OFFER}: {command}"), soft_wrap=True)
+        words = ["parity", "diagnose", str(options.bundle), str(options.subject)]
+        console.print(view.plain(offered(words)), soft_wrap=True)
     if options.out is not None:
         click.echo(f"report: {options.out / 'report.html'}")
 

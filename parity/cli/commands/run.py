@@ -12,6 +12,7 @@ from parity.bench.memory import highest_memory
 from parity.bench.models import measure
 from parity.cli import console as view
 from parity.cli.command import elapsed, finish, here
+from parity.cli.offers import of_case, offered
 from parity.cli.progress import Bar, progress_bar
 from parity.cli.run_options import SEEDED, RunOptions, chosen_case
 from parity.core.errors import ParityError
@@ -81,7 +82,7 @@ def run(options: RunOptions) -> int:
         )
     return finish(
         document,
-        lambda console: _show(console, document, folder / "report.html", every=options.every),
+        lambda console: _show(console, document, folder / "report.html", options),
         as_json=options.as_json,
     )
 
@@ -109,16 +110,19 @@ def _timed(run: CaseRun, step: Bar) -> dict[str, Any] | None:
     )
 
 
-def _show(console: Any, document: dict[str, Any], html: Path, *, every: bool) -> None:
+def _show(console: Any, document: dict[str, Any], html: Path, options: RunOptions) -> None:
     verdict, case = document["verdict"], document["case"]
     title = (
         f"{document['subject']['name']} against {document['reference']['name']} {document['reference']['detail']}, "
         f"{document['subject']['dtype']}; {document['checkpoint']['name']}; {case['mode']}, batch {case['batch']}"
     )
     console.print(view.plain(title))
-    console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=every))
+    console.print(view.findings_table(document["findings"], first=verdict["first_divergence"], every=options.every))
     if document["performance"] is not None:
         console.print(view.performance_table(document["performance"]))
     console.print(view.plain(view.cost_line(document["cost"])), soft_wrap=True)
     console.print(view.verdict_line(verdict), soft_wrap=True)
     console.print(view.plain(f"report: {html}"), soft_wrap=True)
+    if verdict["value"] == "DIVERGED" and (options.case is not None or options.by_default):
+        words = of_case(case["name"], options.dtype, traces=options.traces)
+        console.print(view.plain(offered(*words)), soft_wrap=True)
