@@ -11,7 +11,7 @@ import torch
 from parity.answers.generation import Agreement, compare_generation
 from parity.cases.registry import chosen_cases
 from parity.core.errors import ParityError
-from parity.milestones.evidence import Content, of_error, of_tests
+from parity.milestones.evidence import Content, missing, of_tests
 from parity.milestones.performance import performance
 from parity.mutants.matrix import kill_matrix
 from parity.mutants.registry import ALL
@@ -65,11 +65,15 @@ def _row(case: str, agreement: Agreement) -> Test:
 
 
 def kill(detail: Mapping[str, Any], loader: Loader) -> Content:
-    """Plant the mutants of the named components, and the named mutants, on the cases. A survivor counts as 1."""
+    """Plant the mutants of the named components, and the named mutants, on the cases. A survivor counts as 1.
+
+    Where the port itself does not pass a case, the matrix cannot be measured: this is missing, and the phase that
+    requires the case refuses it.
+    """
     planted = [mutant for mutant in ALL if mutant.id in named_mutants(detail)]
     matrix = kill_matrix(planted, chosen_cases(detail["cases"]), loader, dtype="float32")
     if matrix.broken:
-        return of_error(next(iter(matrix.broken.values())), side="subject")
+        return missing(f"it could not be measured: {next(iter(matrix.broken.values()))}")
     figures = {"caught": 0, "invisible": 0, "survived": 1, "not exposed": None}
     return of_tests([(result.mutant.id, result.fate, figures[result.fate], 0, "") for result in matrix.results])
 

@@ -85,12 +85,19 @@ def test_a_mutant_that_survives_refuses(loader: Loader, monkeypatch: pytest.Monk
     assert verdict(kill(WEIGHTS, loader))[0] is Verdict.DIVERGED
 
 
-def test_a_port_on_which_no_mutant_can_be_judged_has_failed(loader: Loader) -> None:
+def test_a_port_on_which_no_mutant_can_be_judged_leaves_it_incomplete(loader: Loader) -> None:
     with chosen(["conv3d-weight-kernel-transposed"])[0].plant():
         content = kill(WEIGHTS, loader)
-    assert content["error"]["side"] == "subject"
+    assert content["error"]["side"] == "missing"
     assert "does not pass conv3d-tiny" in verdict(content)[1]
-    assert verdict(content)[0] is Verdict.DIVERGED
+    assert verdict(content)[0] is Verdict.INCOMPLETE
+
+
+def test_a_port_that_fails_a_case_of_a_kill_matrix_is_refused_by_the_case() -> None:
+    cases = {item.name for phase in standard().phases for item in phase.cases if item.dtype == "float32"}
+    checks = [item for phase in standard().phases for item in phase.items if item.name == "kill-matrix"]
+    assert len(checks) == 3
+    assert all(set(check.detail["cases"]) <= cases for check in checks)
 
 
 def test_the_standard_names_every_component_and_mutants_that_exist() -> None:
