@@ -23,6 +23,7 @@ def diagnosis_document(
     command: str,
     environment: Mapping[str, Any],
     seconds: float,
+    power: Sequence[Power] = (),
 ) -> dict[str, Any]:
     """Return the document. ``command`` reproduces what was seen; ``hypotheses`` is the number of known mistakes."""
     conclusion = headline(found, hypotheses)
@@ -41,6 +42,7 @@ def diagnosis_document(
             "passes": sum(item.cost.passes for item in found),
             "seconds": seconds,
         },
+        power=[_power(one) for one in power],
         verdict=verdict_section(*total([item.judged for item in found])),
     )
 
@@ -147,7 +149,7 @@ def _mistake(mutant: Mutant) -> dict[str, Any]:
     }
 
 
-def power_section(found: Power) -> dict[str, Any]:
+def _power(found: Power) -> dict[str, Any]:
     """What evidence would have shown, see ``parity.diagnosis.power``."""
     return {
         "case": found.case,

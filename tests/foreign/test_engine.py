@@ -151,7 +151,10 @@ FAULTS: dict[str, tuple[str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# Each third one by default: each takes a compiler and a run.
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=[pytest.mark.slow] if at % 3 else []) for at, name in enumerate(FAULTS)]
+)
 def test_a_fault_in_the_engine_is_found_where_it_is(fault: str, lab: Lab) -> None:
     old, new, seam = FAULTS[fault]
     source = SOURCE.read_text(encoding="utf-8")

@@ -22,7 +22,10 @@ from tests.reports.kind_samples import SIMPLE
 from tests.reports.report_samples import write_pictures
 
 Document = dict[str, Any]
-RUN = ["findings.csv", "pictures/image-0.png", "pictures/image-1.png", "report.html", "report.json", "report.md"]
+RUN = [
+    *("findings.csv", "passes.csv", "pictures/image-0.png", "pictures/image-1.png"),
+    *("report.html", "report.json", "report.md"),
+]
 
 
 def _snapshot(folder: Path) -> dict[str, bytes]:

@@ -118,9 +118,15 @@ def _show(console: Console, document: dict[str, Any], options: CompareOptions, s
     floors = view.plain(", ".join(document["floors"]))
     console.print(f"by the floors of {floors}; `parity judge` takes them from a golden bundle", soft_wrap=True)
     console.print(view.verdict_line(verdict), soft_wrap=True)
-    if verdict["value"] == "DIVERGED":
-        from parity.cases.registry import every_case  # lists media, which takes a moment
+    if verdict["value"] == "DIVERGED" and _is_case(side.case):
+        words = of_case(side.case, side.dtype, traces=options.subject)
+        console.print(view.plain(offered(*words)), soft_wrap=True)
 
-        if side.case in every_case():
-            words = of_case(side.case, side.dtype, traces=options.subject)
-            console.print(view.plain(offered(*words)), soft_wrap=True)
+
+def _is_case(name: str) -> bool:
+    """Whether the registry has the case. A diagnosis runs the port, so that nothing is offered without the extras."""
+    try:
+        from parity.cases.registry import every_case  # lists media, which takes a moment
+    except ImportError:
+        return False
+    return name in every_case()

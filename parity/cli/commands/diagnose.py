@@ -25,7 +25,7 @@ from parity.core.errors import ParityError
 from parity.diagnosis.diagnose import Diagnosed, diagnose, diagnose_tokens, evidence_of, runs_of
 from parity.diagnosis.differences import HYPOTHESES
 from parity.diagnosis.power import Power, power
-from parity.documents.diagnosis import diagnosis_document, power_section
+from parity.documents.diagnosis import diagnosis_document
 from parity.seams.promise import promise
 
 
@@ -74,9 +74,8 @@ def diagnose_subject(options: DiagnoseOptions) -> int:
         command=shlex.join(["parity", "diagnose", str(options.bundle), *_words(options)]),
         environment=here(threads=torch.get_num_threads()),
         seconds=round(time.perf_counter() - start, 2),
+        power=_power(bundle, options, found) if options.power else [],
     )
-    if options.power:
-        document["power"] = [power_section(one) for one in _power(bundle, options, found)]
     return finish(document, lambda console: _show(console, document), as_json=options.as_json, out=options.out)
 
 
@@ -113,7 +112,7 @@ def _show(console: Console, document: dict[str, Any]) -> None:
     ]
     if lines:
         console.print(_table(lines))
-    for one in document.get("power", ()):
+    for one in document["power"]:
         console.print(view.plain(one["text"]), soft_wrap=True)
     totals = document["totals"]
     console.print(view.plain(document["conclusion"]["text"]), soft_wrap=True)

@@ -18,7 +18,7 @@ from reports.errors import ReportError
 from reports.staging import Staged
 from tests.parity.cli.samples import Parity, call, snapshot
 
-REPORT = ["findings.csv", "report.html", "report.json", "report.md"]
+REPORT = ["findings.csv", "passes.csv", "report.html", "report.json", "report.md"]
 
 
 @pytest.fixture
@@ -214,10 +214,13 @@ def test_rendering_again(run: Parity, parity: Parity, small: tuple[object, ...],
     (work / "report" / "report.html").unlink()
     answer = parity("report", "report")
     answer.succeeds()
-    assert answer.stdout.split() == [f"report/{name}" for name in ("findings.csv", "report.md", "report.html")]
+    assert answer.stdout.split() == [
+        f"report/{name}" for name in ("findings.csv", "report.md", "report.html", "passes.csv")
+    ]
     assert snapshot(work) == before
     parity("report", "report/report.json", "--out", "other").succeeds()
-    assert sorted(path.name for path in (work / "other").iterdir()) == ["findings.csv", "report.html", "report.md"]
+    names = sorted(path.name for path in (work / "other").iterdir())
+    assert names == ["findings.csv", "passes.csv", "report.html", "report.md"]
 
 
 def test_reports_that_cannot_be_rendered(parity: Parity, work: Path, tiny: Path, media: Path) -> None:

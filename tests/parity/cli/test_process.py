@@ -173,7 +173,9 @@ def test_a_disk_that_is_full_is_no_defect_of_the_harness(media: Path, work: Path
 SCRIPT = [str(Path(sys.executable).parent / "parity")]
 
 
-@pytest.mark.parametrize("command", [SCRIPT, COMMAND], ids=["parity", "python -m parity"])
+@pytest.mark.parametrize(
+    "command", [SCRIPT, pytest.param(COMMAND, marks=pytest.mark.slow)], ids=["parity", "python -m parity"]
+)
 def test_it_works_among_modules_of_the_same_names(command: list[str], work: Path, tiny: Path) -> None:
     """Our packages have general names; a user's repository may have a port.py and a reports/ of its own."""
     for name in ("port.py", "reports/__init__.py", "reference/__init__.py", "tests/__init__.py"):

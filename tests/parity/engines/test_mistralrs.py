@@ -58,7 +58,8 @@ def test_an_absent_folder_is_said_before_the_engine_starts(tmp_path: Path) -> No
 def test_every_registered_engine_can_be_made_and_says_who_it_is() -> None:
     titles = [engine(name).title for name in NAMES]
     assert len(set(titles)) == len(NAMES)
-    assert all(engine(name).unavailable() is None for name in NAMES), "the dev extra installs every engine"
+    installed = {name for name in NAMES if engine(name).unavailable() is None}
+    assert installed >= set(NAMES) - {"llamacpp"}, "the dev extra installs every other engine"
 
 
 def test_an_unknown_engine_is_refused_with_the_names_that_there_are() -> None:

@@ -7,6 +7,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +81,21 @@ Ran = tuple[list[CaseSummary], Loads]
 
 
 @pytest.fixture(scope="module")
-def ran(cache: Path) -> dict[str, Ran]:
-    """The cases run together, and what was loaded for them, by dtype."""
-    found = {}
-    for dtype in ("float32", "bfloat16"):
+def ran(cache: Path) -> Callable[[str], Ran]:
+    """The cases run together in a dtype, and what was loaded for them."""
+
+    @lru_cache
+    def run(dtype: str) -> Ran:
         with pytest.MonkeyPatch.context() as patch:
             loads = Loads(patch)
-            found[dtype] = _suite(CASES, Loader(cache), dtype=dtype), loads
-    return found
+            return _suite(CASES, Loader(cache), dtype=dtype), loads
+
+    return run
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_each_checkpoint_is_loaded_once_for_each_dtype(ran: dict[str, Ran], dtype: str) -> None:
-    summaries, loads = ran[dtype]
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_each_checkpoint_is_loaded_once_for_each_dtype(ran: Callable[[str], Ran], dtype: str) -> None:
+    summaries, loads = ran(dtype)
     assert [summary.case for summary in summaries] == CASES
     assert {summary.judgement.verdict for summary in summaries} == {Verdict.PARITY}
     assert set(loads.counts.values()) == {1}
@@ -101,8 +104,8 @@ def test_each_checkpoint_is_loaded_once_for_each_dtype(ran: dict[str, Ran], dtyp
     assert loads.most == 1, "the models of a checkpoint are dropped when its cases are done"
 
 
-def test_a_case_gives_the_same_findings_as_alone(cache: Path, ran: dict[str, Ran]) -> None:
-    for summary in ran["float32"][0]:
+def test_a_case_gives_the_same_findings_as_alone(cache: Path, ran: Callable[[str], Ran]) -> None:
+    for summary in ran("float32")[0]:
         (alone,) = _suite([summary.case], Loader(cache))
         assert finding_sections(summary.findings) == finding_sections(alone.findings), summary.case.name
 
