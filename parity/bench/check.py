@@ -63,6 +63,7 @@ def _check_format(path: Path, found: Any) -> None:
                     good
                     and isinstance(work, dict)
                     and is_number(work.get("ratio"), int, float)
+                    and all(is_number(ratio, int, float) for ratio in _list(work.get("sessions", [])))
                     and (work.get("counts") is None or isinstance(work["counts"], dict))
                     and all(is_number(value, int) for value in (work.get("counts") or {}).values())
                 )
@@ -70,18 +71,32 @@ def _check_format(path: Path, found: Any) -> None:
         raise ParityError(f"{path} does not hold accepted figures of format {FORMAT}; make it with bench --accept")
 
 
+def _list(value: Any) -> list[Any]:
+    """A list as it is; anything else as a list of something that is no number."""
+    return value if isinstance(value, list) else [None]
+
+
 def accept(path: Path, machine: str, checkpoint: str, measured: Sequence[Measured]) -> None:
-    """Put the figures of a session into a file of accepted figures. Those of others stay."""
+    """Put the figures of a session into a file of accepted figures. Those of others stay.
+
+    Sessions differ by more than their own noise: where in memory things lie, for example. So sessions with the same
+    counts are kept together, and the lowest of their ratios is accepted. Other counts start anew.
+    """
     accepted = read_accepted(path) if path.exists() else {}
-    accepted.setdefault(machine, {})[checkpoint] = {
-        each.work.name: {
-            "ratio": round(each.ratio.middle, 4),
-            "counts": None if each.counts is None else each.counts.to_json(),
-        }
-        for each in measured
+    known = accepted.setdefault(machine, {}).get(checkpoint, {})
+    accepted[machine][checkpoint] = {
+        each.work.name: _with_session(known.get(each.work.name), each) for each in measured
     }
     text = json.dumps({"format": FORMAT, "accepted": accepted}, indent=1, sort_keys=True) + "\n"
     write_files({path: text.encode("utf-8")})
+
+
+def _with_session(known: Mapping[str, Any] | None, each: Measured) -> dict[str, Any]:
+    counts = None if each.counts is None else each.counts.to_json()
+    sessions = [round(each.ratio.middle, 4)]
+    if known is not None and known["counts"] == counts:
+        sessions = [*known.get("sessions", [known["ratio"]]), *sessions]
+    return {"ratio": min(sessions), "sessions": sessions, "counts": counts}
 
 
 def check(accepted: Mapping[str, Any], machine: str, checkpoint: str, measured: Sequence[Measured]) -> Checked:

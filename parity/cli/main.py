@@ -587,7 +587,9 @@ def activations(**options: Any) -> int:
 @click.option("--curves/--no-curves", default=True, help="Whether to measure how cost grows; not with --check.")
 @click.option("--check", is_flag=True, help="Fail if the port is slower than accepted, or does more.")
 @click.option("--accepted", type=FOLDER, help="File of accepted figures for --check; default: that of the project.")
-@click.option("--accept", type=FOLDER, help="Put the figures of this session into this file of accepted figures.")
+@click.option(
+    "--accept", type=FOLDER, help="Add this session to this file of accepted figures; the lowest of its ratios counts."
+)
 @save_option
 @threads_option
 @json_option

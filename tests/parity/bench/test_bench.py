@@ -226,9 +226,32 @@ ACCEPTED: dict[str, Any] = {"m": {"c": {"x": {"ratio": 1.0, "counts": COUNTS.to_
 def test_what_is_accepted_passes(tmp_path: Path) -> None:
     accept(tmp_path / "a.json", "m", "c", [_measured()])
     accept(tmp_path / "a.json", "other", "c", [_measured(Ratio(9.0, 8.0, 10.0, 20))])
-    assert read_accepted(tmp_path / "a.json")["m"] == ACCEPTED["m"]
+    assert read_accepted(tmp_path / "a.json")["m"]["c"] == {
+        "x": {"ratio": 1.0, "sessions": [1.0], "counts": COUNTS.to_json()}
+    }
     found = check(read_accepted(tmp_path / "a.json"), "m", "c", [_measured()])
     assert (found.verdict, found.slower, found.grown) == (Verdict.PARITY, (), ())
+
+
+def test_the_lowest_of_the_sessions_is_accepted_until_counts_change(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+
+    def accepted(ratio: float, counts: Counts = COUNTS) -> dict[str, Any]:
+        accept(file, "m", "c", [_measured(Ratio(ratio, 0.9 * ratio, 1.1 * ratio, 20), counts=counts)])
+        found: dict[str, Any] = read_accepted(file)["m"]["c"]["x"]
+        return found
+
+    assert accepted(1.6)["ratio"] == 1.6
+    assert accepted(1.5)["ratio"] == 1.5
+    assert accepted(1.7) == {"ratio": 1.5, "sessions": [1.6, 1.5, 1.7], "counts": COUNTS.to_json()}
+    fewer = dataclasses.replace(COUNTS, calls=1)
+    assert accepted(1.8, fewer) == {"ratio": 1.8, "sessions": [1.8], "counts": fewer.to_json()}
+    for sessions in (3, [1.6, "1.5"], [-1.0]):
+        whole = json.loads(file.read_text(encoding="utf-8"))
+        whole["accepted"]["m"]["c"]["x"]["sessions"] = sessions
+        file.write_text(json.dumps(whole), encoding="utf-8")
+        with pytest.raises(ParityError, match="does not hold accepted figures"):
+            read_accepted(file)
 
 
 def test_slower_fails() -> None:
