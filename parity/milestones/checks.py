@@ -13,7 +13,8 @@ from parity.cases.registry import chosen_cases
 from parity.core.errors import ParityError
 from parity.milestones.evidence import Content, missing, of_tests
 from parity.milestones.performance import performance
-from parity.mutants.matrix import kill_matrix
+from parity.milestones.power import ELSEWHERE
+from parity.mutants.matrix import MutantResult, kill_matrix
 from parity.mutants.registry import ALL
 from parity.relations.examples import example
 from parity.relations.relations import AGREEMENT, RELATIONS
@@ -75,7 +76,16 @@ def kill(detail: Mapping[str, Any], loader: Loader) -> Content:
     if matrix.broken:
         return missing(f"it could not be measured: {next(iter(matrix.broken.values()))}")
     figures = {"caught": 0, "invisible": 0, "survived": 1, "not exposed": None}
-    return of_tests([(result.mutant.id, result.fate, figures[result.fate], 0, "") for result in matrix.results])
+    return of_tests(
+        [(result.mutant.id, result.fate, figures[result.fate], 0, _elsewhere(result)) for result in matrix.results]
+    )
+
+
+def _elsewhere(result: MutantResult) -> str:
+    """Say where a mutant was caught, if not at its seam."""
+    if result.fate != "caught" or result.localised or result.first is None:
+        return ""
+    return f"{ELSEWHERE}{result.first.seam} ({result.first.step})"
 
 
 def named_mutants(detail: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from parity.milestones import evidence as figures
 from parity.milestones.collect import Collected
 from parity.milestones.keys import Checkout, digest_json
 from parity.milestones.plan import STANDARD, Milestones
+from parity.milestones.power import power
 from parity.milestones.signoff import (
     ItemVerdict,
     MilestoneVerdict,
@@ -73,6 +74,7 @@ def make_record(
         "environment": {name: value for name, value in about.environment.items() if name not in _TIMES},
         "verdict": {"value": worst.label, "label": label, "exit_code": worst.value, "reason": reason},
         "milestones": [milestone_section(found, collected.evidence) for found in judged],
+        "power": power(collected.evidence),
         "evidence": {name: _sealed(found) for name, found in collected.evidence.items()},
     }
     predicate = {

@@ -16,6 +16,7 @@ from parity.milestones import evidence as figures
 from parity.milestones.collect import evidence_digest
 from parity.milestones.keys import code_digest, digest_json
 from parity.milestones.plan import MISTAKES, Item, Milestones, read_milestones
+from parity.milestones.power import power
 from parity.milestones.record import (
     configuration,
     descriptor,
@@ -121,6 +122,8 @@ def contradicted(record: Record, milestones: Milestones, *, today: date) -> Iter
     for found, held in zip(judged, signed["milestones"], strict=True):
         now = milestone_section(found, signed["evidence"])
         yield from _section_faults(now, held)
+    if signed["power"] != power(signed["evidence"]):
+        yield f"power is {signed['power']}, from the evidence and this checkout it is {power(signed['evidence'])}"
     worst, reason = total(judged, of=len(milestones.phases))
     now_total = {
         "value": worst.label, "label": total_label(judged, worst), "exit_code": worst.value, "reason": reason

@@ -114,6 +114,19 @@ def _counts(document: Document) -> list[tuple[str, str]]:
     return [*found, (fmt.number(reused), "reused from an earlier sign-off")] if reused else found
 
 
+def _power(power: Mapping[str, Any]) -> list[tuple[str, str]]:
+    known, found = power["known_mistakes"], []
+    if known["planted"]:
+        where = f"{known['at_their_seam']} first at their seam, {known['invisible']} invisible in this dtype"
+        found.append(("known mistakes", f"{known['caught']} of {known['planted']} caught; {where}"))
+    for runs in power["correct_runs"]:
+        alarms = fmt.plural(runs["false_alarms"], "false alarm") if runs["false_alarms"] else "no false alarm"
+        need = f"the largest reached {runs['largest_need']:.2f} of its gate"
+        count = f"{fmt.plural(runs['runs'], 'run')} with {fmt.number(runs['rows'])} rows"
+        found.append((f"correct runs in {runs['dtype']}", f"{count}, {alarms}; {need}"))
+    return found
+
+
 def _facts(document: Document) -> list[tuple[str, str]]:
     subject, file = document["subject"], document["milestones_file"]
     clean = {True: "clean", False: fmt.plural(len(subject["changes"]), "uncommitted change"), None: "state unknown"}
@@ -125,6 +138,7 @@ def _facts(document: Document) -> list[tuple[str, str]]:
         ("milestones file", f"{file['name']}, sha256 {file['sha256']}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in document["versions"].items())),
     ]
+    found += _power(document["power"])
     if subject["bundle"]:
         found.append(("golden bundle", subject["bundle"]))
     if subject["changes"]:
