@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.core.errors import ParityError
+from parity.engines.apart import ask_apart
 from parity.engines.questions import Answer, Question, Token
 
 _SECONDS = 600
@@ -68,8 +69,7 @@ class LlamaCpp:
                     "tokens": [size // pixels.factor**2 for size in (pixels.min_pixels, pixels.max_pixels)],
                     "steps": max_new_tokens,
                     "ignore_end": ignore_end,
-                    "answer": str(Path(work) / "answer.json"),
-                },
+                }
             )
         return [
             Answer(
@@ -113,25 +113,7 @@ def _asked(folder: Path, question: Question) -> dict[str, Any]:
 
 
 def _run(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Answer a request in a separate process, which is ended after ``_SECONDS``."""
-    try:
-        done = subprocess.run(
-            # -P: do not import a folder of the user that is called parity.
-            [sys.executable, "-P", "-m", "parity.engines.llamacpp"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ParityError(f"llama.cpp gave no answer in {_SECONDS} s") from None
-    path = Path(request["answer"])
-    if done.returncode or not path.exists():
-        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
-        raise ParityError(f"llama.cpp failed (exit code {done.returncode}): {last}")
-    answers: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return answers
+    return ask_apart("parity.engines.llamacpp", request, engine="llama.cpp", seconds=_SECONDS)
 
 
 def _serve(request: dict[str, Any]) -> None:

@@ -7,11 +7,8 @@ That process runs this module: it reads a JSON request from stdin, and writes th
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from parity.core.errors import ParityError
+from parity.engines.apart import ask_apart
 from parity.engines.questions import Answer, Question, Token
 
 _SECONDS = 600
@@ -76,30 +74,10 @@ class MistralRs:
 
 
 def _run(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """Answer a request in a separate process."""
-    folder = request["folder"]
     # Its CPU cache is float16 unless told otherwise.
-    environment = {**os.environ, "MISTRALRS_CPU_KV_F32": "1"}
-    with tempfile.TemporaryDirectory(prefix="parity-mistralrs-") as work:
-        answer_file = Path(work) / "answer.json"
-        try:
-            done = subprocess.run(
-                # -P: do not import a folder of the user that is called parity.
-                [sys.executable, "-P", "-m", "parity.engines.mistralrs"],
-                input=json.dumps({**request, "answer": str(answer_file)}),
-                capture_output=True,
-                text=True,
-                env=environment,
-                timeout=_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise ParityError(f"mistral.rs gave no answer in {_SECONDS} s for {folder}") from None
-        if done.returncode or not answer_file.exists():
-            last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
-            raise ParityError(f"mistral.rs failed on {folder} (exit code {done.returncode}): {last}")
-        answers: list[dict[str, Any]] = json.loads(answer_file.read_text(encoding="utf-8"))
-    return answers
+    own = {"MISTRALRS_CPU_KV_F32": "1"}
+    engine = f"mistral.rs on {request['folder']}"
+    return ask_apart("parity.engines.mistralrs", request, engine=engine, seconds=_SECONDS, environment=own)
 
 
 def _serve(request: dict[str, Any]) -> None:
