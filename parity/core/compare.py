@@ -50,7 +50,8 @@ class Finding:
 
     ``figure`` is the relative error of the worst row (float gates), the number of differing numbers (exact gates)
     or the largest difference in steps (step gates). ``gate`` and ``floor`` are those of the same row; ``ratio`` is
-    figure over gate. ``exact_share`` is the share of equal numbers, for step gates.
+    figure over gate. ``floor_runs`` is the largest distance of any row in each correct run. ``exact_share`` is the
+    share of equal numbers, for step gates.
     """
 
     entry: Entry
@@ -64,6 +65,7 @@ class Finding:
     figure: float | None = None
     gate: float | None = None
     floor: float | None = None
+    floor_runs: tuple[float, ...] = ()
     ratio: float | None = None
     max_abs: float | None = None
     rmse: float | None = None
@@ -298,6 +300,7 @@ class Comparison:
             figure=None if from_zero else float(figures[worst]),
             gate=float(gates[worst]),
             floor=float(floors[worst]),
+            floor_runs=self.floors.runs(entry),
             ratio=None if from_zero else float(ratios[worst]),
             max_abs=None if summary is None else summary.max_abs,
             rmse=None if summary is None else summary.rmse,

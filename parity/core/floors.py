@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,18 +16,24 @@ from parity.core.errors import TraceError
 from parity.core.metrics import as_rows, row_distances
 from parity.core.trace import DTYPES, PADDING, Entry, SeamKey, Trace, dtype_name
 
+# The entry of a file's metadata that holds the distance of each run. All others name the dtype of a value.
+_RUNS = "runs"
+_SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
+
 
 class Floors:
     """Measures how far correct runs are from a yardstick trace.
 
     Call ``observe`` with the values of correct runs, one by one. The floor of a row is the largest relative distance
-    of any run. For logits, the peak of a row is the largest difference of a single number in any run.
+    of any run. For logits, the peak of a row is the largest difference of a single number in any run. ``runs`` tells
+    how far the single runs are apart.
     """
 
     def __init__(self, yardstick: Trace) -> None:
         self.yardstick = yardstick
         self._spread: dict[SeamKey, np.ndarray] = {}
         self._peaks: dict[SeamKey, np.ndarray] = {}
+        self._runs: dict[SeamKey, tuple[float, ...]] = {}
         self._dtypes: dict[SeamKey, str] = {}
 
     def observe(self, entry: Entry, array: np.ndarray) -> None:
@@ -41,6 +49,9 @@ class Floors:
         left, right = (as_rows(side, entry.token_axes, widen=False) for side in (array, reference))
         found = row_distances(left, right, peaks=_has_peaks(entry))
         _keep_largest(self._spread, entry.key, found.relative)
+        compared = self._compared(entry)
+        if compared.shape == found.relative.shape:  # labels that do not fit are refused by the comparison
+            self._runs[entry.key] = (*self.runs(entry), float(found.relative[compared].max(initial=0.0)))
         if found.peaks is not None:
             _keep_largest(self._peaks, entry.key, found.peaks)
 
@@ -77,6 +88,10 @@ class Floors:
         """Return the largest distance (rows,) of any correct run, before the median is applied."""
         return self._spread[entry.key]
 
+    def runs(self, entry: Entry) -> tuple[float, ...]:
+        """Return the largest distance of any compared row in each correct run. Empty if a bundle does not have it."""
+        return self._runs.get(entry.key, ())
+
     def dtype(self, entry: Entry) -> str:
         """Return the dtype of this value in the correct runs. The gate uses its ulp."""
         return self._dtypes.get(entry.key, entry.dtype)
@@ -93,7 +108,9 @@ class Floors:
             self.rows(entry, compared)
             kept = [spread, self._peaks[key]] if key in self._peaks else [spread]
             tensors[str(key)] = _rounded_up(np.where(compared, np.stack(kept), 0.0))  # (1 or 2, rows)
-        save_file(tensors, path, metadata={str(key): dtype for key, dtype in self._dtypes.items()})
+        runs = {str(key): list(found) for key, found in self._runs.items()}
+        dtypes = {str(key): dtype for key, dtype in self._dtypes.items()}
+        save_file(tensors, path, metadata=dtypes | {_RUNS: json.dumps(runs)})
 
     @classmethod
     def load(cls, path: Path, yardstick: Trace) -> Floors:
@@ -106,30 +123,39 @@ class Floors:
         try:
             with safe_open(path, framework="np") as handle:
                 dtypes = handle.metadata() or {}
+                runs = dtypes.pop(_RUNS, None)
                 _check_names(path, set(entries), set(handle.keys()), set(dtypes))
                 for name, entry in entries.items():
                     floors._spread[entry.key], *peaks = _checked(path, entry, handle)
                     if peaks:
                         floors._peaks[entry.key] = peaks[0]
                     floors._dtypes[entry.key] = _float_dtype(path, entry, dtypes[name])
+                if runs is not None:
+                    floors._runs = _read_runs(path, runs, floors, entries)
         except (OSError, SafetensorError, AttributeError, TypeError) as error:
             raise TraceError(f"{path} cannot be read: {error}") from None
         return floors
 
-    def exact(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """Return all that was measured, as float64 (1 or 2, rows) by name, and the runs' dtypes. See ``of_exact``."""
+    def exact(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Return all that was measured: float64 (1 or 2, rows) by name, and the runs' dtypes and distances as JSON.
+
+        See ``of_exact``.
+        """
         tensors = {
             str(key): np.stack([spread, self._peaks[key]] if key in self._peaks else [spread])
             for key, spread in self._spread.items()
         }
-        return tensors, {str(key): dtype for key, dtype in self._dtypes.items()}
+        described = {
+            str(key): {"dtype": dtype, "runs": list(self._runs.get(key, ()))} for key, dtype in self._dtypes.items()
+        }
+        return tensors, described
 
     @classmethod
-    def of_exact(cls, yardstick: Trace, tensors: Mapping[str, np.ndarray], dtypes: Mapping[str, str]) -> Floors:
+    def of_exact(cls, yardstick: Trace, tensors: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> Floors:
         """Make floors of what ``exact`` gave, bit for bit. Raises TraceError unless it fits the yardstick."""
         floors = cls(yardstick)
         entries = {str(entry.key): entry for entry in yardstick if entry.gate == "float"}
-        if tensors.keys() != entries.keys() or dtypes.keys() != entries.keys():
+        if tensors.keys() != entries.keys() or described.keys() != entries.keys():
             raise TraceError("the kept floors are not those of this yardstick's seams")
         for name, entry in entries.items():
             expected = (2 if _has_peaks(entry) else 1, int(np.prod(entry.token_shape, dtype=np.int64)))
@@ -140,7 +166,8 @@ class Floors:
             floors._spread[entry.key], *peaks = tensors[name]
             if peaks:
                 floors._peaks[entry.key] = peaks[0]
-            floors._dtypes[entry.key] = dtypes[name]
+            floors._dtypes[entry.key] = described[name]["dtype"]
+            floors._runs[entry.key] = tuple(described[name]["runs"])
         return floors
 
     def _compared(self, entry: Entry) -> np.ndarray:
@@ -176,6 +203,24 @@ def _checked(path: Path, entry: Entry, handle: Any) -> np.ndarray:
     if not (np.isfinite(found) & (found >= 0)).all():
         raise TraceError(f"{path} has a floor at {entry.key} that is negative, NaN or Inf; it is not a distance")
     return found
+
+
+def _read_runs(path: Path, text: str, floors: Floors, entries: Mapping[str, Entry]) -> dict[SeamKey, tuple[float, ...]]:
+    """Return the distance of each run. Raises TraceError unless the furthest is the floor of the furthest row."""
+    try:
+        runs = {entries[name].key: tuple(map(float, found)) for name, found in json.loads(text).items()}
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise TraceError(f"{path} has distances of runs that cannot be read: {error}") from None
+    measured = {entry.key: float(spread.max(initial=0.0)) for entry, spread in floors.measured()}
+    for key, found in runs.items():
+        furthest = measured.get(key)
+        good = furthest is not None and found and all(math.isfinite(far) and far >= 0 for far in found)
+        if not good or not math.isclose(max(found), furthest or 0.0, rel_tol=1e-6, abs_tol=_SMALLEST):
+            raise TraceError(
+                f"{path} says that the runs at {key} are {list(found)[:8]} from the reference; the furthest row of its "
+                f"floors is {furthest}; make the bundle again"
+            )
+    return runs
 
 
 def _float_dtype(path: Path, entry: Entry, name: str) -> str:

@@ -24,6 +24,7 @@ from parity.milestones.plan import MISTAKES, Item
 COLUMNS = (
     *("seam", "call", "step", "group", "gate_kind", "status", "rows", "rows_failed", "worst_row", "figure", "gate"),
     *("ratio", "mismatches", "alone_status", "alone_figure", "alone_gate", "alone_ratio", "side", "note", "floor"),
+    *("nearest_run", "furthest_run"),
 )
 # Figures that are the same on every machine, if the verdict is.
 DISCRETE = ("seam", "call", "step", "gate_kind", "status", "rows", "mismatches", "alone_status", "side")
@@ -34,6 +35,8 @@ GOOD, BAD, OPEN = ("kept", "same", "caught", "invisible"), ("broken", "differs",
 TIMED_CHECK = "performance"
 _STEP_ROUNDING = 1e-3
 _CLOSE = 1e-9
+# Bundles keep floors as float32, rounded up.
+_NARROWED = 1e-6
 _DTYPES = ("float32", "bfloat16", "float16")
 Content = dict[str, Any]
 
@@ -95,6 +98,7 @@ def _row(finding: Finding) -> list[Any]:
         *(entry.key.name, entry.key.call, entry.step, entry.group, entry.gate, finding.status, finding.rows),
         *(finding.rows_failed, finding.worst_row, finding.figure, finding.gate, finding.ratio, finding.mismatches),
         *(*isolated, finding.side, finding.note, finding.floor),
+        *(min(finding.floor_runs, default=None), max(finding.floor_runs, default=None)),
     )
     return [None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in cells]
 
@@ -238,6 +242,7 @@ def _value_faults(value: Mapping[str, Any]) -> Iterator[str]:
     alone_figure, alone_gate, alone_ratio = (value[f"alone_{name}"] for name in ("figure", "gate", "ratio"))
     if kind == "float":
         yield from _gate_faults(gate, value["floor"])
+        yield from _floor_faults(value["floor"], value["nearest_run"], value["furthest_run"])
         yield from _ratio_faults("", figure, gate, ratio, output=output)
         yield from _ratio_faults("alone_", alone_figure, alone_gate, alone_ratio, output=output)
     over = _over(kind, figure, gate, ratio, value["mismatches"])
@@ -261,6 +266,16 @@ def _gate_faults(gate: float | None, floor: float | None) -> Iterator[str]:
     gates = [DEFAULT_GATE.m * floor + DEFAULT_GATE.ulp_floor(dtype) for dtype in _DTYPES]
     if not any(math.isclose(gate, wanted) for wanted in gates):
         yield f"gate is {gate:.6g}, but {DEFAULT_GATE.m:g} x floor {floor:.6g} + 1 ulp is {gates[0]:.6g} in float32"
+
+
+def _floor_faults(floor: float | None, nearest: float | None, furthest: float | None) -> Iterator[str]:
+    """No row's floor is larger than the largest distance of the furthest correct run."""
+    if nearest is None or furthest is None:
+        return
+    if not 0 <= nearest <= furthest:
+        yield f"nearest_run is {nearest:.6g}, but furthest_run is {furthest:.6g}"
+    if floor is not None and floor > furthest * (1 + _NARROWED):
+        yield f"floor is {floor:.6g}, but the furthest correct run is {furthest:.6g} from the reference"
 
 
 def _ratio_faults(

@@ -100,9 +100,9 @@ class KeptYardsticks:
             work = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
             try:
                 shutil.copytree(trace.folder, work / _TRACE)
-                dtypes = _write_floors(work, yardstick)
+                described = _write_floors(work, yardstick)
                 save_file({"tokens": to_numpy(tokens)}, work / _TOKENS)
-                seal_folder(work, key, {"runs": list(yardstick.runs), "dtypes": dtypes})
+                seal_folder(work, key, {"runs": list(yardstick.runs), "floors": described})
                 put(work, self.folder / key)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
@@ -167,21 +167,21 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_floors(work: Path, yardstick: Yardstick) -> dict[str, dict[str, str]]:
-    """Write the floors of both comparisons, and return the runs' dtypes."""
-    dtypes = {}
+def _write_floors(work: Path, yardstick: Yardstick) -> dict[str, dict[str, Any]]:
+    """Write the floors of both comparisons, and return the runs' dtypes and distances."""
+    described = {}
     for name, floors in (("accumulated", yardstick.floors), ("isolated", yardstick.isolated_floors)):
         assert floors is not None
-        tensors, dtypes[name] = floors.exact()
+        tensors, described[name] = floors.exact()
         save_file(tensors, work / _FLOORS[name])
-    return dtypes
+    return described
 
 
 def _read(
     folder: Path, content: Mapping[str, Any], spool: tempfile.TemporaryDirectory[str]
 ) -> tuple[Yardstick, Tensor]:
     trace = SpoolTrace(folder / _TRACE)
-    floors = {name: _floors(trace, folder / file, content["dtypes"][name]) for name, file in _FLOORS.items()}
+    floors = {name: _floors(trace, folder / file, content["floors"][name]) for name, file in _FLOORS.items()}
     with safe_open(folder / _TOKENS, framework="pt") as file:
         tokens: Tensor = file.get_tensor("tokens")
     yardstick = Yardstick(
@@ -194,7 +194,7 @@ def _read(
     return yardstick, tokens
 
 
-def _floors(trace: Trace, path: Path, dtypes: Mapping[str, str]) -> Floors:
+def _floors(trace: Trace, path: Path, described: Mapping[str, Any]) -> Floors:
     with safe_open(path, framework="np") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    return Floors.of_exact(trace, tensors, dtypes)
+    return Floors.of_exact(trace, tensors, described)

@@ -124,6 +124,12 @@ def _power(power: Mapping[str, Any]) -> list[tuple[str, str]]:
         need = f"the largest reached {runs['largest_need']:.2f} of its gate"
         count = f"{fmt.plural(runs['runs'], 'run')} with {fmt.number(runs['rows'])} rows"
         found.append((f"correct runs in {runs['dtype']}", f"{count}, {alarms}; {need}"))
+    if floors := power["floors"]:
+        few, most = floors["fewest_runs"], floors["most_runs"]
+        count = fmt.plural(most, "correct run") if few == most else f"{few} to {most} correct runs"
+        typical, largest = floors["typical_spread"], floors["largest_spread"]
+        spread = f"typically {typical:.1f} times as far as the nearest, at most {largest:,.0f} times"
+        found.append(("floors", f"{count} a case; the furthest is {spread} ({fmt.number(floors['values'])} values)"))
     return found
 
 

@@ -348,6 +348,7 @@ def signoff_document() -> Document:
         "power": {
             "known_mistakes": {"planted": 4, "caught": 3, "at_their_seam": 2, "invisible": 1},
             "correct_runs": [{"dtype": "float32", "runs": 600, "rows": 7000, "largest_need": 0.75, "false_alarms": 0}],
+            "floors": {"fewest_runs": 4, "most_runs": 4, "values": 900, "typical_spread": 1.8, "largest_spread": 32.0},
         },
         "versions": {"torch": "2.6.0"},
         "verdict": {"value": "REFUSED", "label": "REFUSED", "exit_code": 1, "reason": "1 of 3 milestones refused"},

@@ -211,6 +211,34 @@ def test_floors_are_saved_rounded_up(tmp_path: Path) -> None:
         assert np.allclose(found.rows(entry, kinds.reshape(-1) == 0), floors.rows(entry, kinds.reshape(-1) == 0))
 
 
+def test_the_distance_of_each_run_is_saved(tmp_path: Path) -> None:
+    base = {SeamKey("x", 0): np.ones((1, 2, 1))}
+    trace = _trace(base)
+    floors = Floors(trace)
+    for share in (1e-6, 3e-6, 0.0):
+        floors.observe(next(iter(trace)), base[SeamKey("x", 0)] * (1 + share * np.array([1.0, 0.5]).reshape(1, 2, 1)))
+    entry = next(iter(trace))
+    assert floors.runs(entry) == pytest.approx((1e-6, 3e-6, 0.0), rel=1e-6)
+    floors.save(tmp_path / "floors")
+    assert Floors.load(tmp_path / "floors", trace).runs(entry) == floors.runs(entry)
+    assert Floors.of_exact(trace, *floors.exact()).runs(entry) == floors.runs(entry)
+    held = load_file(tmp_path / "floors")
+    save_file(held, tmp_path / "older", metadata={"x[0]": "float64"})
+    assert Floors.load(tmp_path / "older", trace).runs(entry) == ()
+
+
+@pytest.mark.parametrize(
+    "runs", ['{"x[0]": [1e-6]}', '{"x[0]": [NaN]}', '{"x[0]": []}', '{"y[0]": [3e-6]}', '{"x[0]": 3}', "{", "[" * 9999]
+)
+def test_distances_of_runs_that_do_not_fit_the_floors_are_refused(runs: str, tmp_path: Path) -> None:
+    base = {SeamKey("x", 0): np.ones((1, 2, 1))}
+    trace = _trace(base)
+    _floors(trace, {key: array * (1 + 3e-6) for key, array in base.items()}).save(tmp_path / "floors")
+    save_file(load_file(tmp_path / "floors"), tmp_path / "wrong", metadata={"x[0]": "float64", "runs": runs})
+    with pytest.raises(TraceError, match="wrong"):
+        Floors.load(tmp_path / "wrong", trace)
+
+
 def test_floors_that_judge_nothing_are_not_saved(tmp_path: Path) -> None:
     base = {SeamKey("x", 0): RNG.normal(size=(2, 3, 7))}
     broken = {SeamKey("x", 0): np.full((2, 3, 7), np.nan)}

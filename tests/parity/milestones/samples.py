@@ -68,6 +68,7 @@ def finding(seam: str, *, figure: float = 1e-7, gate: float = 4e-7, alone: float
         figure=figure,
         gate=gate,
         floor=FLOOR,
+        floor_runs=(FLOOR, FLOOR / 2, FLOOR * 2),
         ratio=figure / gate,
         isolated=Isolated("ok" if ok_alone else "diverged", alone, 1e-7, alone / 1e-7, None),
     )

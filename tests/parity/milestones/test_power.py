@@ -42,11 +42,25 @@ def test_mistakes_are_counted_by_what_became_of_them(milestones: Milestones) -> 
 
 
 def test_the_calibration_of_each_dtype_of_the_cases_is_named() -> None:
-    cases = {f"case:{at}": {"key": {"dtype": dtype}} for at, dtype in enumerate(("bfloat16", "float32", "float32"))}
+    cases = {
+        f"case:{at}": {"key": {"dtype": dtype}, "values": None}
+        for at, dtype in enumerate(("bfloat16", "float32", "float32"))
+    }
     found = power(cases)["correct_runs"]
     assert [one["dtype"] for one in found] == ["bfloat16", "float32"]
     assert all(one["false_alarms"] == 0 and 0 < one["largest_need"] < 1 and one["runs"] > 100 for one in found)
-    assert power({"case:other": {"key": {"dtype": "float8"}}})["correct_runs"] == []
+    assert power({"case:other": {"key": {"dtype": "float8"}, "values": None}})["correct_runs"] == []
+
+
+def test_how_far_the_correct_runs_are_apart_is_named(milestones: Milestones) -> None:
+    found = signed_off(milestones)["predicate"]["signoff"]["power"]["floors"]
+    values = sum(
+        len(found["values"])
+        for found in signed_off(milestones)["predicate"]["signoff"]["evidence"].values()
+        if found["values"]
+    )
+    assert found == {"fewest_runs": 2, "most_runs": 2, "values": values, "typical_spread": 4.0, "largest_spread": 4.0}
+    assert power({})["floors"] is None
 
 
 @pytest.mark.parametrize(
@@ -55,6 +69,8 @@ def test_the_calibration_of_each_dtype_of_the_cases_is_named() -> None:
         lambda part: part["power"]["known_mistakes"].update(caught=4),
         lambda part: part["power"]["correct_runs"][0].update(largest_need=0.1),
         lambda part: part["power"]["correct_runs"].clear(),
+        lambda part: part["power"]["floors"].update(most_runs=9),
+        lambda part: part["power"].update(floors=None),
     ],
 )
 def test_figures_that_do_not_follow_are_refused(edit: Any, milestones: Milestones) -> None:

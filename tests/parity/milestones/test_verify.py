@@ -138,6 +138,8 @@ def set_cell(seam: int, **cells: Any) -> Edit:
         (set_cell(1, figure=9e-7), "text.norm[0].ratio is 0.25, but figure 9e-07 over gate 4e-07 is 2.25"),
         (set_cell(1, figure=9e-7, ratio=2.25), "status is ok, but figure 9e-07 is over gate 4e-07"),
         (set_cell(1, alone_figure=9e-7, alone_ratio=9.0), "alone_status is ok, but alone_figure"),
+        (set_cell(1, furthest_run=1e-9, nearest_run=1e-9), "but the furthest correct run is 1e-09 from the reference"),
+        (set_cell(1, nearest_run=9e-7), "nearest_run is 9e-07, but furthest_run is"),
         (set_cell(1, gate=8e-7, ratio=0.125), "text.norm[0].gate is 8e-07, but 6 x floor"),
         (lambda part: part["evidence"][PHOTO]["key"].update(code="d" * 64), f"evidence of {PHOTO}: key.code is ddd"),
         (lambda part: part["subject"].update(engine="another"), "subject is [{'name': 'port'"),
