@@ -112,7 +112,7 @@ def diagnose(session: nox.Session) -> None:
 
 @nox.session
 def engines(session: nox.Session) -> None:
-    """Judge mistral.rs and llama.cpp by a golden bundle of text and of pictures without and with a resize.
+    """Judge mistral.rs, llama.cpp and its server by a golden bundle of text and of pictures without and with a resize.
 
     ``-- --url URL`` judges a server instead. An engine that cannot run here is named at the end, as not run.
     """
@@ -120,7 +120,7 @@ def engines(session: nox.Session) -> None:
     named = [word for case in cases for word in ("--case", case)]
     run(session, "parity", "bundle", "make", *named, "--with-checkpoint", "--out", bundle)
     missing = []
-    for name in ("server",) if session.posargs else ("mistralrs", "llamacpp"):
+    for name in ("server",) if session.posargs else ("mistralrs", "llamacpp", "llama-server"):
         asking = f"from parity.engines.registry import engine; print(engine('{name}').unavailable() or '')"
         why = "" if session.posargs else session.run(python(session), "-c", asking, external=True, silent=True)
         if why and why.strip():

@@ -16,6 +16,7 @@ _PLACES = {
     "port": "parity.engines.port:PortAnswers",
     "mistralrs": "parity.engines.mistralrs:MistralRs",
     "llamacpp": "parity.engines.llamacpp:LlamaCpp",
+    "llama-server": "parity.engines.llama_server:LlamaServer",
 }
 # These two are judged; all others are only measured.
 JUDGED = ("reference", "port")
