@@ -37,8 +37,8 @@ def ask(engine: AnsweringEngine, case: BundleCase, checkpoint: Path) -> list[Ans
     return engine.answer(checkpoint, questions_of(case), max_new_tokens=steps, ignore_end=True)
 
 
-def as_lines(answers: Sequence[Answer], engine: str) -> str:
-    """Return answers as JSONL. ``engine`` is its name and version."""
+def as_lines(answers: Sequence[Answer], engine: str, case: str) -> str:
+    """Return answers as JSONL. ``engine`` is its name and version, ``case`` the bundle's case that was asked."""
     lines = [
         {
             "row": row,
@@ -46,6 +46,7 @@ def as_lines(answers: Sequence[Answer], engine: str) -> str:
             "token": token.token_id,
             "logprobs": {str(k): v for k, v in token.top.items()},
             "engine": engine,
+            "case": case,
         }
         for row, answer in enumerate(answers)
         for step, token in enumerate(answer.tokens)

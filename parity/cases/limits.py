@@ -106,18 +106,21 @@ def limit_cases() -> list[Case]:
                 FrameFolder(Clip(12, 17, 43)),
                 " end",
             ),
+            since=(5, 18),  # before, a side that is smaller than a merged patch is refused
         ),
         _case(
             "video-corners-odd",
             "temporal patches of 4 frames: numbers of frames that are halfway between multiples",
             _clips((6, 168, 126, 2.0), (10, 252, 210, 2.0), (4, 84, 42, 2.0), (7, 44, 44, 2.0)),
             ODD,
+            since=(5, 0),  # before, only one frame can be added to fill a temporal patch
         ),
         _case(
             "video-corners-other",
             "temporal patches of 3 frames, 4 x 4 merged patches",
             (*_clips((4, 64, 96, 2.0), (8, 224, 224, 2.0), (3, 32, 32, 2.0)), Noise(333, 450, seed=52)),
             OTHER,
+            since=(5, 0),
         ),
         _case(
             "other-settings",

@@ -260,8 +260,18 @@ def judge(**options: Any) -> int:
 @subcommand(main, section="judge")
 @click.argument("bundle", type=FOLDER)
 @click.argument("subject", type=FOLDER, required=False)
-@_tokens_option
-@click.option("--case", "cases", multiple=True, help="Diagnose only this case; may be repeated. Default: every case.")
+@click.option(
+    "--tokens",
+    type=FOLDER,
+    multiple=True,
+    help="Instead of SUBJECT: a JSONL file of tokens and log-probabilities, of one case; may be repeated.",
+)
+@click.option(
+    "--case",
+    "cases",
+    multiple=True,
+    help="Diagnose only this case; may be repeated. Default: every case, or those that the tokens name.",
+)
 @click.option(
     "--stage", "stages", type=click.Choice(["processor", "model", "generation"]), multiple=True, help="Only this stage."
 )
@@ -280,6 +290,12 @@ def judge(**options: Any) -> int:
 @threads_option
 @json_option
 @click.option("--power", is_flag=True, help="Say how many known mistakes the evidence would have shown.")
+@click.option(
+    "--ask",
+    type=click.Choice([*FOREIGN, "server"]),
+    help="With --tokens: ask this engine about the cases that tell mistakes apart.",
+)
+@click.option("--url", help="With --ask server: its address, such as http://127.0.0.1:8080.")
 def diagnose(**options: Any) -> int:
     """Name the known mistakes that explain what SUBJECT gave, judged by the golden bundle BUNDLE.
 

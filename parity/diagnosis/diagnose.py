@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from parity.bundles.blackbox import JudgedTokens
-from parity.bundles.bundle import Bundle
+from parity.bundles.bundle import Bundle, BundleCase
 from parity.bundles.judging import Judged, Selection, judge_folder
 from parity.core.digest import checkpoint_digest
 from parity.core.errors import ParityError
@@ -55,9 +55,13 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Diagnosed:
-    """The diagnosis of one trace. Empty, with a ``judged`` verdict, for a trace that did not diverge."""
+    """The diagnosis of one trace, or of the tokens of one case. It is empty, but for the verdict, without a divergence.
+
+    ``evidence`` is what was compared, if anything was.
+    """
 
     judged: Judged
+    evidence: Evidence | None = field(default=None, repr=False)
     found: Found | None = None
     symptoms: Symptoms | None = None
     explanations: Sequence[Explanation] = ()
@@ -92,44 +96,61 @@ def _diagnosed(
 ) -> Diagnosed:
     evidence = evidence_of(result)
     if evidence is None or result.judgement.verdict is not Verdict.DIVERGED:
-        return Diagnosed(result)
+        return Diagnosed(result, evidence)
     runs = runs_of(bundle, result, checkpoints)
     progress(f"{result.case}, {result.stage}: trying known mistakes")
     search = Search(evidence, result.stage, runs)
     if search.first is None:  # only values that no run has, such as one that was given too often
-        return Diagnosed(result)
+        return Diagnosed(result, evidence)
     found = search(library)
     return explained(result, evidence, search, found, runs.cost)
 
 
 def diagnose_tokens(
     bundle: Bundle,
-    judged: JudgedTokens,
+    judged: Sequence[JudgedTokens],
     *,
     checkpoints: Sequence[Path] = (),
     library: Sequence[Mutant] = HYPOTHESES,
-) -> Diagnosed:
-    """Diagnose an engine that gave only log-probabilities, from the places at which they are of the same context."""
-    reference, floors = judged.compared
+) -> list[Diagnosed]:
+    """Diagnose an engine that gave only log-probabilities, from the places at which they are of the same context.
+
+    ``judged`` are its tokens of one or several cases: a mistake that another case contradicts is dropped.
+    """
+    found = [_diagnosed_tokens(bundle, one, checkpoints, library) for one in judged]
+    return _agreeing(bundle, found, checkpoints)
+
+
+def tokens_result(judged: JudgedTokens) -> Judged:
+    """Return the verdict of tokens in the form that traces have."""
+    reference, _ = judged.compared
     side = Description(judged.engine, "tokens", judged.dtype, judged.case)
     verdict = Judgement(judged.verdict, judged.reason, None, 0, 0, 0)
-    result = Judged(judged.case, "model", verdict, side, reference.description)
+    return Judged(judged.case, "model", verdict, side, reference.description)
+
+
+def _diagnosed_tokens(
+    bundle: Bundle, judged: JudgedTokens, checkpoints: Sequence[Path], library: Sequence[Mutant]
+) -> Diagnosed:
+    reference, floors = judged.compared
+    result = tokens_result(judged)
+    evidence = LogprobEvidence(judged.given, reference, floors)
     if judged.verdict is not Verdict.DIVERGED:
-        return Diagnosed(result)
+        return Diagnosed(result, evidence)
     if not judged.given:
         raise ParityError("a diagnosis needs log-probabilities; the file has tokens alone")
-    evidence = LogprobEvidence(judged.given, reference, floors)
     runs = runs_of(bundle, result, checkpoints)
     search = Search(evidence, "model", runs)
     if search.first is None:
-        return Diagnosed(result)
+        return Diagnosed(result, evidence)
     found = search(library, beside=True)
-    nearest = None if found.nearest is None else _explanation(evidence, search.whole(found.nearest.mutants), found)
+    nearest = None if found.nearest is None else explanation(evidence, search.whole(found.nearest.mutants), found.first)
     return Diagnosed(
         result,
+        evidence,
         found,
         symptoms_of_tokens(evidence.before, reference),
-        [_explanation(evidence, trial, found) for trial in found.explanations],
+        [explanation(evidence, trial, found.first) for trial in found.explanations],
         nearest,
         runs.cost,
     )
@@ -138,12 +159,13 @@ def diagnose_tokens(
 def explained(result: Judged, evidence: TraceEvidence, search: Search, found: Found, cost: Cost) -> Diagnosed:
     """Add figures to what a search found."""
     assert found.first is not None
-    nearest = None if found.nearest is None else _explanation(evidence, search.whole(found.nearest.mutants), found)
+    nearest = None if found.nearest is None else explanation(evidence, search.whole(found.nearest.mutants), found.first)
     return Diagnosed(
         result,
+        evidence,
         found,
         symptoms(result.findings, found.first),
-        [_explanation(evidence, trial, found) for trial in found.explanations],
+        [explanation(evidence, trial, found.first) for trial in found.explanations],
         nearest,
         cost,
     )
@@ -163,21 +185,27 @@ def runs_of(bundle: Bundle, result: Judged, checkpoints: Sequence[Path]) -> Plan
     case = bundle.cases[result.case]
     assert result.subject is not None
     dtype = result.subject.dtype if result.stage == "model" else "float32"
+    return PlantedRuns(case, checkpoint_of(case, checkpoints), dtype=dtype)
+
+
+def checkpoint_of(case: BundleCase, checkpoints: Sequence[Path]) -> Path:
+    """Return the folder of a case's checkpoint: in the bundle, or one of ``checkpoints``. Raises ParityError."""
     own = case.record["checkpoint"]["folder"]
     if own is not None:
-        return PlantedRuns(case, case.folder / own, dtype=dtype)
+        return case.folder / str(own)
     folder = next((place for place in checkpoints if checkpoint_digest(place) == case.checkpoint), None)
     if folder is None:
         raise ParityError(
             f"{case.name} needs the checkpoint {case.record['checkpoint']['name']} (sha256 {case.checkpoint}), which "
             "is not in the bundle; give its folder with --checkpoint, or make the bundle with --with-checkpoint"
         )
-    return PlantedRuns(case, folder, dtype=dtype)
+    return folder
 
 
-def _explanation(evidence: Evidence, trial: Trial, found: Found) -> Explanation:
-    assert found.first is not None
-    before, after = evidence.before[found.first], trial.residues.get(found.first, APART)
+def explanation(evidence: Evidence, trial: Trial, first: SeamKey | None) -> Explanation:
+    """Add figures to a trial. ``first`` is the first divergence."""
+    assert first is not None
+    before, after = evidence.before[first], trial.residues.get(first, APART)
     return Explanation(
         trial.mutants,
         before.ratio,
@@ -199,7 +227,7 @@ def _agreeing(bundle: Bundle, found: Sequence[Diagnosed], checkpoints: Sequence[
         named = [{one.ids for one in found[at].explanations} for at in group if found[at].explanations]
         common = set.intersection(*named) if named else set()
         if len(named) > 1 and common:
-            kept = [_only(item, common) if item.judged.stage == stage else item for item in kept]
+            kept = [only(item, common) if item.judged.stage == stage else item for item in kept]
         sound = [at for at in group if found[at].judged.judgement.verdict in (Verdict.PARITY, Verdict.INCOMPLETE)]
         ids = {one.ids: one.mutants for at in group for one in kept[at].explanations}
         if len(ids) > 1 and sound:
@@ -207,23 +235,22 @@ def _agreeing(bundle: Bundle, found: Sequence[Diagnosed], checkpoints: Sequence[
                 key for key, mutants in ids.items() if _fits(bundle, mutants, [found[at] for at in sound], checkpoints)
             }
             if fitting:
-                kept = [_only(item, fitting) if item.judged.stage == stage else item for item in kept]
+                kept = [only(item, fitting) if item.judged.stage == stage else item for item in kept]
     return kept
 
 
 def _fits(bundle: Bundle, mutants: tuple[Mutant, ...], sound: Sequence[Diagnosed], checkpoints: Sequence[Path]) -> bool:
     """Whether mistakes leave the traces as they are that did not diverge."""
     for item in sound:
-        evidence = evidence_of(item.judged)
-        if evidence is not None and evidence.before:
+        if item.evidence is not None and item.evidence.before:
             runs = runs_of(bundle, item.judged, checkpoints)
-            first = next(iter(evidence.before))
-            if not attempt(evidence, item.judged.stage, runs, mutants, first).explains:
+            if not attempt(item.evidence, item.judged.stage, runs, mutants, next(iter(item.evidence.before))).explains:
                 return False
     return True
 
 
-def _only(item: Diagnosed, ids: set[tuple[str, ...]]) -> Diagnosed:
+def only(item: Diagnosed, ids: Collection[tuple[str, ...]]) -> Diagnosed:
+    """Return a diagnosis with some of its explanations alone, or as it is if it has none of them."""
     left = [one for one in item.explanations if one.ids in ids]
     return replace(item, explanations=left) if left else item
 

@@ -54,6 +54,14 @@ class Cost:
     passes: int = 0
     runs: float = 0.0
 
+    def add(self, other: Cost) -> None:
+        """Add the cost of other runs to this one."""
+        self.started, self.passes, self.runs = (
+            self.started + other.started,
+            self.passes + other.passes,
+            self.runs + other.runs,
+        )
+
 
 class PlantedRuns:
     """Runs the port on one case of a bundle, with any mistakes planted.

@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity.bundles.blackbox import Place, log_softmax
 from parity.bundles.bundle import Bundle, BundleCase
 from parity.bundles.checks import check_stage
 from parity.core.floors import Floors
 from parity.core.trace import Description, MemoryTrace, SeamKey, Trace
 from parity.core.values import ValuesTrace
 from parity.diagnosis.evidence import Evidence, TraceEvidence, only
-from parity.diagnosis.logprobs import LogprobEvidence
+from parity.diagnosis.logprobs import LogprobEvidence, likeliest
 from parity.diagnosis.planted import Enough, OnValue, PlantedRuns
 from parity.diagnosis.search import Search
 from parity.kernels.registry import make_kernels
@@ -39,7 +38,6 @@ from parity.seams.spec import Expected
 FULL, COARSE, BLACK_BOX = "full", "coarse", "black box"
 TARGETS = {FULL: 0.95, COARSE: 0.85, BLACK_BOX: 0.80}
 NONE_TARGET = 0.90
-_TOP = 20  # log-probabilities of each step
 _KEPT = 2**30  # bytes of traces that are kept
 
 
@@ -179,24 +177,8 @@ def _evidences(
     return {
         FULL: whole,
         COARSE: only(whole, list(coarse)),
-        BLACK_BOX: LogprobEvidence(_logprobs(values, reference), reference, floors),
+        BLACK_BOX: LogprobEvidence(likeliest(values, reference), reference, floors),
     }
-
-
-def _logprobs(values: Mapping[SeamKey, np.ndarray], reference: Trace) -> dict[Place, dict[int, float]]:
-    """The log-probabilities of the likeliest tokens after the prefill and each decode step."""
-    mask = reference.read(SeamKey("attention_mask", 0))
-    found = {}
-    for key, array in values.items():
-        if key.name != "logits" or not np.isfinite(array).all():
-            continue
-        for row in range(len(array)):
-            token = int(np.flatnonzero(mask[row])[-1]) if key.call == 0 else 0
-            if row < len(mask) and token < array.shape[1]:
-                logprobs = log_softmax(array[row, token].astype(np.float64))
-                top = np.argsort(logprobs)[-_TOP:]
-                found[Place(row, key.call, token)] = {int(one): float(logprobs[one]) for one in top}
-    return found
 
 
 def _in_memory(trace: Trace) -> MemoryTrace:

@@ -10,6 +10,7 @@ from parity.bundles.judging import total
 from parity.diagnosis.diagnose import Diagnosed, Explanation, headline
 from parity.diagnosis.power import Power
 from parity.diagnosis.symptoms import Symptoms
+from parity.diagnosis.telling_apart import NextInput
 from parity.documents.base import document, finite, judgement_section, side_section, verdict_section
 from parity.mutants.base import Mutant
 
@@ -24,6 +25,7 @@ def diagnosis_document(
     environment: Mapping[str, Any],
     seconds: float,
     power: Sequence[Power] = (),
+    inputs: Sequence[NextInput] = (),
 ) -> dict[str, Any]:
     """Return the document. ``command`` reproduces what was seen; ``hypotheses`` is the number of known mistakes."""
     conclusion = headline(found, hypotheses)
@@ -43,6 +45,7 @@ def diagnosis_document(
             "seconds": seconds,
         },
         power=[_power(one) for one in power],
+        next_inputs=[_input(one) for one in inputs],
         verdict=verdict_section(*total([item.judged for item in found])),
     )
 
@@ -157,4 +160,17 @@ def _power(found: Power) -> dict[str, Any]:
         "text": found.sentence(),
         "shown": list(found.shown),
         "hidden": list(found.hidden),
+    }
+
+
+def _input(found: NextInput) -> dict[str, Any]:
+    """A case that tells two explanations apart, see ``parity.diagnosis.telling_apart``."""
+    return {
+        "case": found.case,
+        "hypotheses": [list(ids) for ids in found.hypotheses],
+        "separation": found.separation,
+        "row": found.row,
+        "step": found.step,
+        "left": None if found.left is None else [list(ids) for ids in found.left],
+        "text": found.sentence(),
     }

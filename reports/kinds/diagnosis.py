@@ -79,7 +79,7 @@ def page(document: Document) -> Page:
             ("bundle", f"{document['bundle']['path']}, sha256 {document['bundle']['sha256']}"),
             ("for a bug report", document["bug_report"]),
         ],
-        tables=[_causes(document), _evidence(document)],
+        tables=[_causes(document), *_inputs(document), _evidence(document)],
     )
 
 
@@ -115,6 +115,38 @@ def _causes(document: Document) -> Table:
     ]
     lead = "Causes of the same trace cannot be told apart by it." if len(rows) > 1 else ""
     return Table(id="causes", title="Mistakes", columns=columns, rows=rows, lead=lead, empty="No mistake is near.")
+
+
+def _inputs(document: Document) -> list[Table]:
+    """Nothing, unless an input was found that tells explanations apart."""
+    if not document["next_inputs"]:
+        return []
+    rows = [
+        [
+            text(one["case"]),
+            text(" and ".join(" + ".join(ids) for ids in one["hypotheses"])),
+            number(one["separation"]),
+            number(one["row"]),
+            number(one["step"]),
+            text(_left(one["left"])),
+        ]
+        for one in document["next_inputs"]
+    ]
+    columns = [
+        Column("case", code=True),
+        Column("tells apart", code=True),
+        Column("gates apart", numeric=True),
+        Column("row", numeric=True),
+        Column("step", numeric=True),
+        Column("what the engine gave leaves"),
+    ]
+    return [Table(id="inputs", title="Inputs that tell mistakes apart", columns=columns, rows=rows)]
+
+
+def _left(left: list[list[str]] | None) -> str:
+    if left is None:
+        return "not asked"
+    return " or ".join(" + ".join(ids) for ids in left) or "none of them"
 
 
 def _evidence(document: Document) -> Table:

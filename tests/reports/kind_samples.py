@@ -285,6 +285,17 @@ def diagnosis_document() -> Document:
         "bug_report": "my-engine differs from transformers.",
         "totals": {"runs": 4.5, "runs_begun": 12, "passes": 21, "seconds": 3.2},
         "power": [{"case": "photo", "stage": "model", "text": "1 of 2 shown", "shown": ["a"], "hidden": ["b"]}],
+        "next_inputs": [
+            {
+                "case": "text",
+                "hypotheses": [["a"], ["b", "c"]],
+                "separation": 31.5,
+                "row": 0,
+                "step": 1,
+                "left": [["a"]],
+                "text": "text tells a and b with c apart",
+            }
+        ],
         "verdict": _verdict("DIVERGED", "2 of 3 stages: photo, model: first divergence at vision.deepstack.0"),
     }
 

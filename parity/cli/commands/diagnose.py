@@ -14,17 +14,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from parity.bundles.blackbox import judge_tokens, read_steps, the_case
-from parity.bundles.bundle import Bundle
+from parity.bundles.asking import as_lines, ask
+from parity.bundles.blackbox import JudgedTokens, case_of, judge_tokens, read_steps
+from parity.bundles.bundle import Bundle, BundleCase
 from parity.bundles.judging import Selection
 from parity.bundles.layout import Layout
 from parity.cli import console as view
 from parity.cli.command import finish, here
+from parity.cli.commands.engine import engine_of
 from parity.cli.progress import progress_bar
 from parity.core.errors import ParityError
 from parity.diagnosis.diagnose import Diagnosed, diagnose, diagnose_tokens, evidence_of, runs_of
 from parity.diagnosis.differences import HYPOTHESES
 from parity.diagnosis.power import Power, power
+from parity.diagnosis.telling_apart import NextInput, tell_apart
 from parity.documents.diagnosis import diagnosis_document
 from parity.seams.promise import promise
 
@@ -35,7 +38,7 @@ class DiagnoseOptions:
 
     bundle: Path
     subject: Path | None
-    tokens: Path | None
+    tokens: tuple[Path, ...]
     cases: tuple[str, ...]
     stages: tuple[str, ...]
     dtype: str | None
@@ -47,20 +50,23 @@ class DiagnoseOptions:
     threads: int | None
     as_json: bool
     power: bool = False
+    ask: str | None = None
+    url: str | None = None
 
 
 def diagnose_subject(options: DiagnoseOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
     if options.threads:
         torch.set_num_threads(options.threads)
-    if options.power and options.tokens is not None:
+    if options.power and options.tokens:
         raise ParityError("--power is for traces; of tokens, the margins in the report say how little they prove")
     bundle = Bundle(options.bundle, sha256=options.sha256)
     layout = None if options.layout is None else Layout(options.layout)
     start = time.perf_counter()
     with progress_bar(2 * len(bundle.cases), quiet=options.as_json) as step:
-        if options.tokens is not None:
-            found = [_of_tokens(bundle, options, options.tokens)]
+        inputs: list[NextInput] = []
+        if options.tokens:
+            found, inputs = _of_tokens(bundle, options)
         elif options.subject is not None:
             selection = Selection(options.cases, options.stages, options.dtype, promise(options.expect), layout)
             found = diagnose(bundle, options.subject, selection, checkpoints=options.checkpoints, progress=step)
@@ -69,12 +75,13 @@ def diagnose_subject(options: DiagnoseOptions) -> int:
     document = diagnosis_document(
         bundle,
         found,
-        subject=str(options.tokens or options.subject),
+        subject=", ".join(map(str, options.tokens)) or str(options.subject),
         hypotheses=len(HYPOTHESES),
         command=shlex.join(["parity", "diagnose", str(options.bundle), *_words(options)]),
         environment=here(threads=torch.get_num_threads()),
         seconds=round(time.perf_counter() - start, 2),
         power=_power(bundle, options, found) if options.power else [],
+        inputs=inputs,
     )
     return finish(document, lambda console: _show(console, document), as_json=options.as_json, out=options.out)
 
@@ -91,15 +98,41 @@ def _power(bundle: Bundle, options: DiagnoseOptions, found: Sequence[Diagnosed])
 
 
 def _words(options: DiagnoseOptions) -> list[str]:
-    return [str(options.subject)] if options.tokens is None else ["--tokens", str(options.tokens)]
+    tokens = [word for path in options.tokens for word in ("--tokens", str(path))]
+    cases = [word for name in options.cases for word in ("--case", name)]
+    return [*tokens, *cases] if options.tokens else [str(options.subject)]
 
 
-def _of_tokens(bundle: Bundle, options: DiagnoseOptions, tokens: Path) -> Diagnosed:
+def _of_tokens(bundle: Bundle, options: DiagnoseOptions) -> tuple[list[Diagnosed], list[NextInput]]:
     if options.subject is not None:
         raise ParityError("give either the SUBJECT's traces or --tokens")
-    case = the_case(bundle, options.cases)
-    judged = judge_tokens(case, read_steps(tokens), options.dtype or case.dtypes[0])
-    return diagnose_tokens(bundle, judged, checkpoints=options.checkpoints)
+    if options.cases and len(options.cases) != len(options.tokens):
+        raise ParityError(
+            f"--tokens is given {len(options.tokens)} times, --case {len(options.cases)} times; name the case of each "
+            "file in the same order, or none if the files name their cases"
+        )
+    # Before anything runs: the engine is named rightly.
+    engine = None if options.ask is None else engine_of(options.ask, options.url)
+    cases: list[tuple[str, ...]] = [(name,) for name in options.cases] or [()] * len(options.tokens)
+    judged = [_judged(bundle, options, path, names) for path, names in zip(options.tokens, cases, strict=True)]
+    found = diagnose_tokens(bundle, judged, checkpoints=options.checkpoints)
+
+    def answer(case: BundleCase, checkpoint: Path) -> JudgedTokens:
+        assert engine is not None
+        first = options.tokens[0]
+        path = first.with_name(f"{first.stem}-{case.name}{first.suffix}")
+        if path.exists():
+            raise ParityError(f"{path} exists already; give it with --tokens, or remove it")
+        path.write_text(as_lines(ask(engine, case, checkpoint), engine.title, case.name), encoding="utf-8")
+        return _judged(bundle, options, path, (case.name,))
+
+    return tell_apart(bundle, found, checkpoints=options.checkpoints, ask=None if engine is None else answer)
+
+
+def _judged(bundle: Bundle, options: DiagnoseOptions, path: Path, names: Sequence[str]) -> JudgedTokens:
+    steps = read_steps(path)
+    case = case_of(bundle, steps, names)
+    return judge_tokens(case, steps, options.dtype or case.dtypes[0])
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:
@@ -112,7 +145,7 @@ def _show(console: Console, document: dict[str, Any]) -> None:
     ]
     if lines:
         console.print(_table(lines))
-    for one in document["power"]:
+    for one in (*document["power"], *document["next_inputs"]):
         console.print(view.plain(one["text"]), soft_wrap=True)
     totals = document["totals"]
     console.print(view.plain(document["conclusion"]["text"]), soft_wrap=True)

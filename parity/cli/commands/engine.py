@@ -36,7 +36,7 @@ class EngineOptions:
 
 def ask_engine(options: EngineOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
-    engine = _engine(options)
+    engine = engine_of(options.name, options.url, options.model, options.timeout)
     bundle = Bundle(options.bundle, sha256=options.sha256)
     case = the_case(bundle, options.cases)
     if options.tokens.exists():
@@ -45,7 +45,7 @@ def ask_engine(options: EngineOptions) -> int:
     checkpoint = options.checkpoint or (case.folder / own if own is not None else None)
     if checkpoint is None:
         raise ParityError(f"{case.name} needs its checkpoint, which is not in the bundle; give --checkpoint")
-    options.tokens.write_text(as_lines(ask(engine, case, checkpoint), engine.title), encoding="utf-8")
+    options.tokens.write_text(as_lines(ask(engine, case, checkpoint), engine.title, case.name), encoding="utf-8")
     judged = JudgeOptions(
         options.bundle, None, options.tokens, (case.name,), (), "float32", options.sha256, "full", None,
         options.out, options.as_json, False,
@@ -53,9 +53,10 @@ def ask_engine(options: EngineOptions) -> int:
     return judge_subject(judged)
 
 
-def _engine(options: EngineOptions) -> AnsweringEngine:
-    if options.name != SERVER:
-        return registered(options.name)
-    if options.url is None:
+def engine_of(name: str, url: str | None, model: str = "default", timeout: float = 300.0) -> AnsweringEngine:
+    """Return an engine of the registry, or a server. Raises ParityError for a server without an address."""
+    if name != SERVER:
+        return registered(name)
+    if url is None:
         raise ParityError("a server needs its address: --url http://127.0.0.1:8080")
-    return Server(options.url, model=options.model, timeout=options.timeout)
+    return Server(url, model=model, timeout=timeout)

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from parity.bundles.blackbox import judge_tokens, read_steps, the_case
+from parity.bundles.blackbox import case_of, judge_tokens, read_steps
 from parity.bundles.bundle import Bundle
 from parity.bundles.judging import Judged, Selection, judge_folder
 from parity.bundles.layout import Layout
@@ -68,8 +68,9 @@ def _judge_tokens(options: JudgeOptions, tokens: Path) -> int:
     if options.subject is not None:
         raise ParityError("give either the SUBJECT's traces or --tokens")
     bundle = Bundle(options.bundle, sha256=options.sha256)
-    case = the_case(bundle, options.cases)
-    found = judge_tokens(case, read_steps(tokens), options.dtype or case.dtypes[0])
+    steps = read_steps(tokens)
+    case = case_of(bundle, steps, options.cases)
+    found = judge_tokens(case, steps, options.dtype or case.dtypes[0])
     document = blackbox_document(bundle, found, subject=f"{found.engine}, {tokens}", environment=here(threads=1))
 
     def show(console: Console) -> None:

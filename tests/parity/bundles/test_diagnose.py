@@ -167,9 +167,9 @@ def test_a_black_box_is_judged_and_diagnosed(golden: Golden, tmp_path: Path) -> 
     bundle = Bundle(golden.bundle)
     judged = judge_tokens(bundle.cases[PICTURE], read_steps(wrong), "float32")
     few = chosen(["merger-gelu-tanh", "merger-norm-after-merge", "text-v-turned", "picture-bgr", "vision-norm1-rms"])
-    found = diagnose_tokens(bundle, judged, library=few)
+    found = diagnose_tokens(bundle, [judged], library=few)[0]
     assert [one.ids for one in found.explanations] == [("merger-gelu-tanh",)]
-    assert not diagnose_tokens(bundle, judged, library=few[1:]).explanations
+    assert not diagnose_tokens(bundle, [judged], library=few[1:])[0].explanations
     alone = _tokens(golden, [], tmp_path / "alone.jsonl", top=0)
     answer = call("judge", golden.bundle, *options, alone)
     answer.succeeds(code=3)
