@@ -13,7 +13,7 @@ _REASONED: Row = (Turn("user", "Why?"), Turn("assistant", "So.", json.dumps({"re
 
 
 def loading_cases() -> list[Case]:
-    """Return the cases about loading. They belong to phase 1."""
+    """Return the cases about loading. They belong to phase 1, and their weights to phase 2."""
     return [
         Case(
             "other-shape",
@@ -22,7 +22,7 @@ def loading_cases() -> list[Case]:
             OTHER,
             (("Look: ", Noise(150, 70, seed=4), " and ", Clip(10, 96, 64, fps=2.0), " so?"), ("Short.",)),
         ),
-        Case("other-shape-weights", "every tensor of that shape", 1, OTHER, stages=("weights",)),
+        Case("other-shape-weights", "every tensor of that shape", 2, OTHER, stages=("weights",)),
         _stored("stored-float16", "weights stored in float16", SeededCheckpoint("tiny-tied", dtype="float16")),
         _stored("stored-mixed", "weights stored in three dtypes", SeededCheckpoint("tiny", rewrites=("mixed-dtypes",))),
         _stored(

@@ -162,6 +162,7 @@ def _phase_2() -> Sequence[Case]:
             SeededCheckpoint("tiny-tied", dtype="bfloat16"),
             stages=("weights",),
         ),
+        Case("tied-weights", "every tensor of a tied checkpoint", 2, TIED, stages=("weights",)),
     ]
 
 
@@ -179,7 +180,6 @@ def _phase_3() -> Sequence[Case]:
             rows,
         ),
         Case("untied", "untied", 3, SeededCheckpoint("tiny-tied", tied=False), rows),
-        Case("tied-weights", "every tensor of a tied checkpoint", 3, TIED, stages=("weights",)),
     ]
 
 
