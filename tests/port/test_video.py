@@ -470,6 +470,7 @@ print(json.dumps({"mib": after - before, "kept": video.frames.nbytes / 2**20, "t
 """
 
 
+@pytest.mark.slow
 def test_a_long_video_takes_the_memory_of_its_kept_frames(clips: Path, tmp_path: Path) -> None:
     """2000 frames of 220 KiB, 430 MiB in all, of which 32 are kept."""
     first = smooth(240, 320)
