@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from parity.bench.beside import Beside, beside_mistralrs
 from parity.bench.counts import Counts, count
 from parity.bench.limits import Limits, measure_limits
 from parity.bench.memory import peak_memory
@@ -74,12 +75,22 @@ class BenchSession:
     measured: tuple[Measured, ...]
     curves: tuple[Point, ...]
     memory: Memory
+    beside: tuple[Beside, ...] = ()
 
 
 def run_session(
-    sides: Sides, *, budget: float, curves: bool, clock: ClockName, progress: Callable[[str], None]
+    sides: Sides,
+    *,
+    budget: float,
+    curves: bool,
+    clock: ClockName,
+    progress: Callable[[str], None],
+    beside: bool = False,
 ) -> BenchSession:
-    """Measure everything. ``budget``: about so many seconds for the pairs of each work, and as many for its control."""
+    """Measure everything. ``budget``: about so many seconds for the pairs of each work, and as many for its control.
+
+    With ``beside``, mistral.rs is timed too.
+    """
     sizes = sizes_of(sides.model)
     progress("limits of the machine")
     limits = measure_limits(sides.model.dtype, device=sides.device)
@@ -95,13 +106,17 @@ def run_session(
     progress("memory")
     load = load_work(sides)
     memory = Memory(*(int(peak_memory(run(), sides.device)) for run in (load.port, load.reference)))
-    return BenchSession(limits, tuple(measured), tuple(points), memory)
+    others: tuple[Beside, ...] = ()
+    if beside:
+        progress("mistral.rs")
+        others = beside_mistralrs(sides, sizes, budget=budget)
+    return BenchSession(limits, tuple(measured), tuple(points), memory, others)
 
 
-def pieces(sizes: Sizes, *, curves: bool) -> int:
+def pieces(sizes: Sizes, *, curves: bool, beside: bool = False) -> int:
     """How many times a session reports progress."""
     points = (sizes.sides, sizes.prompts, sizes.contexts, sizes.batches)
-    return 7 + (sum(map(len, points)) if curves else 0)
+    return 7 + beside + (sum(map(len, points)) if curves else 0)
 
 
 def works(sides: Sides, sizes: Sizes) -> Sequence[Work]:

@@ -113,7 +113,7 @@ def vision_work(sides: Sides, *, pictures: int, side: int) -> Work:
 
 def prefill_work(sides: Sides, *, tokens: int) -> Work:
     """A prompt of text, all logits."""
-    inputs = _text(sides.model, 1, tokens)
+    inputs = text_inputs(sides.model, 1, tokens)
     return Work(
         "prefill",
         f"prefill of {tokens} tokens, all logits",
@@ -126,7 +126,7 @@ def prefill_work(sides: Sides, *, tokens: int) -> Work:
 
 def decode_work(sides: Sides, *, batch: int, context: int, steps: int) -> Work:
     """``steps`` decode steps after a prompt of at most ``context`` tokens; prompts of a batch differ in length."""
-    inputs = _text(sides.model, batch, context)
+    inputs = text_inputs(sides.model, batch, context)
     token = torch.full((batch, 1), _first_word(sides.model), device=sides.device)
 
     def prepared(engine: ModelEngine) -> Run:
@@ -154,7 +154,7 @@ def decode_work(sides: Sides, *, batch: int, context: int, steps: int) -> Work:
 def load_work(sides: Sides) -> Work:
     """Loading the checkpoint, and the logits after one token."""
     dtype = sides.model.dtype
-    inputs = _text(sides.model, 1, 1)
+    inputs = text_inputs(sides.model, 1, 1)
 
     def port() -> object:
         return PortEngine(load_model(sides.folder, dtype=dtype, device=sides.device)).session(inputs, steps=0).prefill()
@@ -170,7 +170,7 @@ def _first_word(model: Qwen3VL) -> int:
     return min(5, model.config.text.vocab_size - 1)
 
 
-def _text(model: Qwen3VL, batch: int, tokens: int) -> TensorMap:
+def text_inputs(model: Qwen3VL, batch: int, tokens: int) -> TensorMap:
     """Prompts of random text. Row i of a batch has i shares of half its tokens less, padded on the left."""
     config = model.config
     special = {config.image_token_id, config.video_token_id}

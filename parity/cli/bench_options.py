@@ -8,6 +8,7 @@ from typing import Literal
 
 from parity.cli.checks import check_device, check_model
 from parity.core.errors import ParityError
+from parity.engines.registry import engine
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class BenchOptions:
     threads: int | None
     as_json: bool
     device: str = "cpu"
+    beside: str | None = None
 
 
 def check_bench(given: BenchOptions) -> None:
@@ -42,5 +44,12 @@ def check_bench(given: BenchOptions) -> None:
         raise ParityError(
             f"--clock processor counts what the CPU works, and the device is {given.device}; leave --clock out"
         )
+    if given.beside is not None:
+        if given.check or given.accept is not None or given.device != "cpu":
+            raise ParityError("--beside is measured on the CPU, and without --check or --accept")
+        if given.dtype == "tf32":
+            raise ParityError(f"{given.beside} has no tf32; choose float32 or bfloat16")
+        if (why := engine(given.beside).unavailable()) is not None:
+            raise ParityError(why)
     check_device(given.device, given.dtype)
     check_model(given.model)

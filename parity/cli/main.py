@@ -606,6 +606,7 @@ def activations(**options: Any) -> int:
 @click.option(
     "--accept", type=FOLDER, help="Add this session to this file of accepted figures; the lowest of its ratios counts."
 )
+@click.option("--beside", type=click.Choice(["mistralrs"]), help="Time this engine beside the port as well.")
 @save_option
 @threads_option
 @json_option

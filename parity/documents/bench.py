@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from parity.bench.beside import Beside
 from parity.bench.check import Checked
 from parity.bench.machine import instruction_set
 from parity.bench.ratios import CONFIDENCE, Ratio
@@ -60,6 +61,7 @@ def bench_document(
         works=[_work(each, session) for each in session.measured],
         curves=[asdict(point) for point in session.curves],
         memory=asdict(session.memory),
+        beside=[_beside(each) for each in session.beside],
         **judged,
     )
 
@@ -95,6 +97,20 @@ def _work(each: Measured, session: BenchSession) -> dict[str, Any]:
         "expected": expected,
         "of_limit": None if expected is None else expected / port,
         "seconds": {"port": list(each.pairs.first), "reference": list(each.pairs.second)},
+    }
+
+
+def _beside(each: Beside) -> dict[str, Any]:
+    return {
+        "engine": each.engine,
+        "name": each.name,
+        "title": each.title,
+        "amount": each.amount,
+        "unit": each.unit,
+        "port": statistics.median(each.pairs.first),
+        "other": statistics.median(each.pairs.second),
+        "ratio": _ratio(each.ratio),
+        "seconds": {"port": list(each.pairs.first), "other": list(each.pairs.second)},
     }
 
 

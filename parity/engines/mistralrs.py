@@ -74,27 +74,31 @@ class MistralRs:
 
 
 def _run(request: dict[str, Any]) -> list[dict[str, Any]]:
-    # Its CPU cache is float16 unless told otherwise.
-    own = {"MISTRALRS_CPU_KV_F32": "1"}
-    engine = f"mistral.rs on {request['folder']}"
+    engine, own = f"mistral.rs on {request['folder']}", environment_of("float32")
     return ask_apart("parity.engines.mistralrs", request, engine=engine, seconds=_SECONDS, environment=own)
 
 
-def _serve(request: dict[str, Any]) -> None:
+def environment_of(dtype: str) -> dict[str, str]:
+    """Return what its process needs: its CPU cache is float16 unless told otherwise."""
+    return {"MISTRALRS_CPU_KV_F32": "1"} if dtype == "float32" else {}
+
+
+def runner(folder: str, dtype: str) -> tuple[Any, Any]:
+    """Return the wheel, and a model of it. To be called in a process of its own."""
     import mistralrs as wheel
 
     # Its type stubs lack the subclasses of Which and lists of content parts.
     engine: Any = wheel
-    runner = engine.Runner(
-        which=engine.Which.MultimodalPlain(
-            model_id=request["folder"],
-            arch=engine.MultimodalArchitecture.Qwen3VL,
-            dtype=engine.ModelDType.F32,
-        ),
-        prefix_cache_n=0,
-        token_source="none",
+    dtypes = {"float32": engine.ModelDType.F32, "bfloat16": engine.ModelDType.BF16}
+    which = engine.Which.MultimodalPlain(
+        model_id=folder, arch=engine.MultimodalArchitecture.Qwen3VL, dtype=dtypes[dtype]
     )
-    answers = [_answer(engine, runner, request, question) for question in request["questions"]]
+    return engine, engine.Runner(which=which, prefix_cache_n=0, token_source="none")
+
+
+def _serve(request: dict[str, Any]) -> None:
+    engine, made = runner(request["folder"], "float32")
+    answers = [_answer(engine, made, request, question) for question in request["questions"]]
     Path(request["answer"]).write_text(json.dumps(answers), encoding="utf-8")
 
 

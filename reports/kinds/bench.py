@@ -85,7 +85,7 @@ def page(document: Document) -> Page:
                 partial(bench_plots.growth, document),
             ),
         ],
-        tables=[_ratios(works), _counts(works), _curves(document["curves"])],
+        tables=[_ratios(works), *_beside(document["beside"]), _counts(works), _curves(document["curves"])],
     )  # fmt: skip
 
 
@@ -106,6 +106,22 @@ def _ratios(works: list[Document]) -> Table:
             for work in works
         ],
     )  # fmt: skip
+
+
+def _beside(others: list[Document]) -> list[Table]:
+    """Nothing, unless another engine was timed."""
+    if not others:
+        return []
+    titles = ("port", "engine's time", "ratio", "low", "high", "pairs")
+    rows = [
+        [
+            text(other["title"]), text(other["engine"]), seconds(other["port"]), seconds(other["other"]),
+            *(_ratio(other["ratio"][name]) for name in ("middle", "low", "high")), number(other["ratio"]["pairs"]),
+        ]
+        for other in others
+    ]  # fmt: skip
+    columns = [Column("work"), Column("engine"), *(Column(title, numeric=True) for title in titles)]
+    return [Table(id="beside", title="Port against another engine", columns=columns, rows=rows)]
 
 
 def _counts(works: list[Document]) -> Table:

@@ -518,6 +518,19 @@ def bench_document() -> Document:
             for at in (16, 64)
         ],
         "memory": {"port": 2**20, "reference": 2**21},
+        "beside": [
+            {
+                "engine": "mistral.rs 0.9.5",
+                "name": "decode-1",
+                "title": "decode of 8 tokens",
+                "amount": 8,
+                "unit": "tokens",
+                "port": 0.1,
+                "other": 0.2,
+                "ratio": {"middle": 2.0, "low": 1.9, "high": 2.1, "pairs": 2},
+                "seconds": {"port": [0.1, 0.1], "other": [0.2, 0.2]},
+            }
+        ],
         "check": {"slower": ["decode-1: why"], "grown": []},
         "verdict": _verdict("DIVERGED", "slower: decode-1: why"),
     }

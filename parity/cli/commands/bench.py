@@ -60,9 +60,10 @@ def _checkpoint(given: BenchOptions) -> tuple[str, Path]:
 
 def _measured(given: BenchOptions, sides: Sides, clock: ClockName) -> BenchSession:
     curves = given.curves and not given.check
-    total = pieces(sizes_of(sides.model), curves=curves)
+    beside = given.beside is not None
+    total = pieces(sizes_of(sides.model), curves=curves, beside=beside)
     with progress_bar(total, quiet=given.as_json) as step:
-        return run_session(sides, budget=given.seconds, curves=curves, clock=clock, progress=step)
+        return run_session(sides, budget=given.seconds, curves=curves, clock=clock, progress=step, beside=beside)
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:
@@ -84,6 +85,14 @@ def _show(console: Console, document: dict[str, Any]) -> None:
             f"{ratio['low']:.2f} to {ratio['high']:.2f}",
             f"{work['noise']:.1%}",
             "" if work["of_limit"] is None else f"{work['of_limit']:.0%}",
+        )
+    for other in document["beside"]:
+        ratio = other["ratio"]
+        table.add_row(
+            f"{other['title']}, beside {view.plain(other['engine'])}",
+            *(f"{1e3 * other[side]:.1f} ms" for side in ("port", "other")),
+            f"{ratio['middle']:.2f} x",
+            f"{ratio['low']:.2f} to {ratio['high']:.2f}",
         )
     console.print(table)
     if "verdict" in document:

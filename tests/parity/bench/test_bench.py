@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parity.bench.beside import beside_mistralrs
 from parity.bench.check import accept, check, read_accepted, shipped
 from parity.bench.counts import Counts, count
 from parity.bench.limits import measure_limits
@@ -32,9 +33,11 @@ from parity.bench.works import (
 )
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
+from parity.engines.mistralrs_timed import TimedMistralRs
 from port.kernels import FastKernels, PlainKernels, kernels_of, set_kernels
 from reference.trained import trained_checkpoint
 from tests.parity.bench.rates import session_rates
+from tests.parity.cli.samples import call
 
 SAME = Ratio(1.0, 0.98, 1.02, 20)
 COUNTS = Counts(flops=10, bytes_read=20, calls=30, peak_bytes=40)
@@ -312,3 +315,30 @@ def test_a_slowed_work_takes_longer() -> None:
     work = Work("x", "x", 1, "tokens", counting, counting)
     pairs = time_pairs(slowed(work, 1.0).port(), work.reference(), 15, "processor")
     assert ratio_of(pairs).middle < 0.75
+
+
+# -- beside another engine ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.engine
+def test_mistralrs_is_timed_in_pairs_with_the_port(sides: Sides) -> None:
+    sizes = dataclasses.replace(SMALL, context=8, steps=2)
+    prefill, decode = beside_mistralrs(sides, sizes, budget=0.1)
+    assert (prefill.name, decode.name) == ("prefill-last", "decode-1")
+    assert decode.engine.startswith("mistral.rs ")
+    for found in (prefill, decode):
+        assert found.ratio.pairs == len(found.pairs.first) == len(found.pairs.second) >= 6
+        assert min(*found.pairs.first, *found.pairs.second) > 0
+        assert found.ratio.low <= found.ratio.middle <= found.ratio.high
+    assert prefill.amount > 8  # the words and the chat's own tokens
+
+
+@pytest.mark.engine
+def test_an_engine_that_fails_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="failed"), TimedMistralRs(tmp_path, dtype="float32", threads=1):
+        pass
+
+
+@pytest.mark.parametrize("words", [("--check",), ("--accept", "x.json"), ("--dtype", "tf32", "--device", "cuda")])
+def test_beside_needs_a_plain_session(words: tuple[str, ...]) -> None:
+    call("bench", "--beside", "mistralrs", *words).refuses("--beside")
