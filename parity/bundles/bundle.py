@@ -15,7 +15,7 @@ import jsonschema
 from parity.bundles.files import BUNDLE, BundleError, check_files, digest_of
 from parity.bundles.inputs import Inputs
 from parity.bundles.jsonfile import check_schema, read_json
-from parity.bundles.prediction import Known
+from parity.bundles.tokens.prediction import Known
 from parity.bundles.trace import BundleTrace
 from parity.core.floors import Floors
 from parity.core.gates import DEFAULT_GATE

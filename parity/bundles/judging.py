@@ -8,9 +8,9 @@ from pathlib import Path
 
 from parity.bundles.bundle import FLOORED, Bundle, BundleCase
 from parity.bundles.checks import check_stage
-from parity.bundles.fitting import LAST_ONLY, fitted, is_part
-from parity.bundles.layout import Layout
-from parity.bundles.relayout import Moved, moved, only_here
+from parity.bundles.layouts.fitting import LAST_ONLY, fitted, is_part
+from parity.bundles.layouts.layout import Layout
+from parity.bundles.layouts.relayout import Moved, moved, only_here
 from parity.core.bare import SUFFIX, BareTrace
 from parity.core.compare import Comparison, Finding, compare
 from parity.core.errors import ParityError

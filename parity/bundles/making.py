@@ -17,18 +17,18 @@ from parity.bundles.bundle import BUNDLE_VERSION, Bundle, gate_section
 from parity.bundles.checks import check_stage
 from parity.bundles.files import BUNDLE, SAFE_PATH, BundleError, digest_of, inventory
 from parity.bundles.inputs import SEAM_OF, Inputs
-from parity.bundles.prediction import Known
+from parity.bundles.tokens.prediction import Known
 from parity.bundles.trace import write_trace
 from parity.cases.case import Case, SeededCheckpoint, StageName
 from parity.cases.media import FrameFolder, GivenFrames, GivenPicture
 from parity.cases.media_batch import MediaBatch, write_media_batch
 from parity.core.errors import ParityError
 from parity.runs.case_run import prepare_stages
-from parity.runs.generation_stage import FILE, GenerationStage, Planned
 from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader, plain_config
-from parity.runs.model_stage import ModelStage
 from parity.runs.recorder import to_numpy
+from parity.runs.stages.generation_stage import FILE, GenerationStage, Planned
+from parity.runs.stages.model_stage import ModelStage
 from parity.runs.yardstick import Progress
 from parity.seams.model import Dimensions
 from reference.media import ONE_TURN, PicturePath, Turn

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from parity.bundles.bundle import FLOORED, Bundle, BundleCase
-from parity.bundles.fitting import fitted
 from parity.bundles.judging import Selection, case_of, open_trace, stage_of, trace_places
-from parity.bundles.layout import Layout
-from parity.bundles.relayout import kind_of
+from parity.bundles.layouts.fitting import fitted
+from parity.bundles.layouts.layout import Layout
+from parity.bundles.layouts.relayout import kind_of
 from parity.core.errors import ParityError
 from parity.core.trace import SeamKey, Trace
 from parity.seams.names import described, unknown_names

@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from parity.bundles.jsonfile import check_schema, read_json
 from parity.bundles.packing import compared_rows, pack, unpack
-from parity.bundles.prediction import NOTHING, Known, predicted
+from parity.bundles.tokens.prediction import NOTHING, Known, predicted
 from parity.core.errors import TraceError
 from parity.core.folder import entry_from_json, entry_to_json, manifest_schema
 from parity.core.trace import (

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from parity.bundles.blackbox import JudgedTokens
 from parity.bundles.bundle import Bundle, BundleCase
 from parity.bundles.judging import Judged, Selection, judge_folder
+from parity.bundles.tokens.blackbox import JudgedTokens
 from parity.core.digest import checkpoint_digest
 from parity.core.errors import ParityError
 from parity.core.trace import Description, SeamKey

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from parity.bundles.blackbox import Place, gate_of, log_softmax
+from parity.bundles.tokens.blackbox import Place, gate_of, log_softmax
 from parity.core.floors import Floors
 from parity.core.trace import Entry, SeamKey, Trace
 from parity.diagnosis.evidence import Residue

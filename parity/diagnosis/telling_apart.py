@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from parity.bundles.asking import questions_of
-from parity.bundles.blackbox import JudgedTokens, gate_of
 from parity.bundles.bundle import Bundle, BundleCase
 from parity.bundles.checks import check_stage
+from parity.bundles.tokens.asking import questions_of
+from parity.bundles.tokens.blackbox import JudgedTokens, gate_of
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
 from parity.diagnosis.diagnose import Diagnosed, Explanation, checkpoint_of, explanation, only, runs_of, tokens_result

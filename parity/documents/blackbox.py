@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parity.bundles.blackbox import JudgedTokens
 from parity.bundles.bundle import Bundle
+from parity.bundles.tokens.blackbox import JudgedTokens
 from parity.documents.base import document, finite, verdict_section
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from parity.documents.base import document
-from parity.milestones.difference import difference
-from parity.milestones.verify import Record
+from parity.milestones.records.difference import difference
+from parity.milestones.records.verify import Record
 
 
 def difference_document(before: Record, after: Record, *, environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from parity.milestones import evidence as figures
+from parity.milestones.records import evidence as figures
 
 Value = Mapping[str, Any]
 

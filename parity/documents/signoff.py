@@ -7,7 +7,7 @@ from typing import Any
 
 from parity.documents.base import document
 from parity.documents.margins import check_tests, seam_margins
-from parity.milestones.record import RECORD
+from parity.milestones.records.record import RECORD
 
 _MILESTONE = ("phase", "title", "was", "commit", "verdict", "label", "exit_code", "reason", "requires_less", "waivers")
 _ITEM = ("id", "kind", "dtype", "verdict", "reason", "waived", "compared", "expected", "rows", "worst", "floor_runs")

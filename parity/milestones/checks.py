@@ -11,9 +11,9 @@ import torch
 from parity.answers.generation import Agreement, compare_generation
 from parity.cases.registry import chosen_cases
 from parity.core.errors import ParityError
-from parity.milestones.evidence import Content, missing, of_tests
 from parity.milestones.performance import performance
-from parity.milestones.power import ELSEWHERE
+from parity.milestones.records.evidence import Content, missing, of_tests
+from parity.milestones.records.power import ELSEWHERE
 from parity.mutants.matrix import MutantResult, kill_matrix
 from parity.mutants.registry import ALL
 from parity.relations.examples import example

@@ -14,11 +14,11 @@ from typing import Any
 
 from parity.bundles.jsonfile import check_schema, read_json
 from parity.core.errors import ParityError, TraceError
-from parity.milestones.evidence import validator, without_times
 from parity.milestones.keys import differences, digest_json
 from parity.milestones.plan import Item, Phase
+from parity.milestones.records.evidence import validator, without_times
+from parity.milestones.records.source import Key, Source, isolated
 from parity.milestones.shards import Shard
-from parity.milestones.source import Key, Source, isolated
 
 EVIDENCE = "evidence"
 Keep = Callable[[str, Mapping[str, Any]], None]

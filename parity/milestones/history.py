@@ -22,10 +22,10 @@ from typing import Any
 
 from parity.bundles.jsonfile import read_json
 from parity.core.errors import ParityError
-from parity.milestones import verify
-from parity.milestones.difference import seam_ratios
 from parity.milestones.keys import digest_json
-from parity.milestones.record import RECORD
+from parity.milestones.records import verify
+from parity.milestones.records.difference import seam_ratios
+from parity.milestones.records.record import RECORD
 
 LEAST = 0.01
 _TIMES_MEDIAN = 3.0

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from parity.core.errors import ParityError
-from parity.milestones import verify
 from parity.milestones.collect import Collected, every_item
 from parity.milestones.keys import Checkout
 from parity.milestones.plan import Milestones
-from parity.milestones.record import Surroundings
+from parity.milestones.records import verify
+from parity.milestones.records.record import Surroundings
+from parity.milestones.records.verify import Record
 from parity.milestones.shards import Shard
-from parity.milestones.verify import Record
 
 Document = Mapping[str, Any]
 

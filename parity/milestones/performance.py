@@ -13,7 +13,7 @@ from parity.bench.ratios import ClockName
 from parity.bench.session import Measured, measure, works
 from parity.bench.works import Sides, loaded_sides, sizes_of
 from parity.core.digest import checkpoint_digest
-from parity.milestones.evidence import Content, of_error, of_tests
+from parity.milestones.records.evidence import Content, of_error, of_tests
 from parity.runs.loader import Loader
 from reference.trained import trained_checkpoint
 

@@ -9,11 +9,11 @@ from typing import Any
 from parity.cases.case import Case
 from parity.cases.registry import every_case
 from parity.diagnosis.blind_spots import blind_spots
-from parity.milestones import evidence
 from parity.milestones.checks import CHECKS, check_components, shown_mistakes
-from parity.milestones.evidence import Content
 from parity.milestones.keys import digest_json
 from parity.milestones.plan import MISTAKES, Item, Milestones
+from parity.milestones.records import evidence
+from parity.milestones.records.evidence import Content
 from parity.runs.case_run import CaseRun, run_case
 from parity.runs.loader import Loader
 

@@ -9,8 +9,8 @@ from enum import Enum
 from typing import Any
 
 from parity.core.verdict import Judgement, Verdict
-from parity.milestones import evidence as figures
 from parity.milestones.plan import Item, Phase, Waiver, requires_less
+from parity.milestones.records import evidence as figures
 
 
 class SignOff(Enum):

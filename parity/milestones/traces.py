@@ -9,10 +9,10 @@ from parity.bundles.bundle import FLOORED, Bundle
 from parity.bundles.judging import Judged, Selection, judge_folder
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
-from parity.milestones import evidence
-from parity.milestones.evidence import Content
 from parity.milestones.keys import digest_json, folder_digest
 from parity.milestones.plan import Item, Subject
+from parity.milestones.records import evidence
+from parity.milestones.records.evidence import Content
 
 
 class BundleSource:

@@ -30,9 +30,9 @@ from parity.mutants.base import LOADING, Mutant
 from parity.mutants.outcomes import Outcome, State, located, worst_ratio
 from parity.mutants.traits import traits
 from parity.runs.case_run import Result, prepare_stages
-from parity.runs.generation_stage import GenerationStage
 from parity.runs.loader import Loader, plain_config
-from parity.runs.stage import Stage, attempt, judge_stage
+from parity.runs.stages.generation_stage import GenerationStage
+from parity.runs.stages.stage import Stage, attempt, judge_stage
 from port import PortError, Qwen3VL, load_model
 
 _FORWARDS_BEFORE = 3  # a prefill and two decode steps of each request before the case

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from parity.cases.case import Case, Row, SeededCheckpoint
 from parity.cases.media import Changed, Encoded, FrameFolder, GivenFrames, GivenPicture, is_picture
-from parity.runs.processor_stage import ProcessorSettings
+from parity.runs.stages.processor_stage import ProcessorSettings
 from reference.media import Turn
 
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from parity.runs.generation_stage import FILE, GenerationStage, Planned
 from parity.runs.inputs import CaseInputs
+from parity.runs.stages.generation_stage import FILE, GenerationStage, Planned
 
 _DEFAULT_TOP_K = 50
 _SURE = 0.95  # a token that is likelier than this is drawn nearly always

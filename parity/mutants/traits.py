@@ -14,11 +14,11 @@ from parity.cases.media import Encoded, VideoFile, VideoHeader, is_picture
 from parity.core.trace import PADDING, SeamKey, Trace
 from parity.mutants.further_traits import case_traits, request_traits, size_traits
 from parity.mutants.generation_traits import generation_traits
-from parity.runs.generation_stage import GenerationStage
 from parity.runs.inputs import CaseInputs
-from parity.runs.model_stage import ModelStage
-from parity.runs.processor_stage import ProcessorStage
-from parity.runs.stage import Stage
+from parity.runs.stages.generation_stage import GenerationStage
+from parity.runs.stages.model_stage import ModelStage
+from parity.runs.stages.processor_stage import ProcessorStage
+from parity.runs.stages.stage import Stage
 from reference.media import PicturePath, VideoPath
 
 # Below this mean square of a row, eps 1e-5 instead of 1e-6 changes the normalised row by more than twice the rounding

@@ -25,8 +25,8 @@ from parity.kernels.base import Kernels
 from parity.kernels.plain import PlainKernels
 from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader
-from parity.runs.model_stage import ModelStage, floor_variants, model_stage
 from parity.runs.recorder import Recorder
+from parity.runs.stages.model_stage import ModelStage, floor_variants, model_stage
 from port import Qwen3VL
 from reference.model import ReferenceModel
 

@@ -18,17 +18,17 @@ from parity.engines.calls import PortCalls
 from parity.engines.generation import PortGeneration
 from parity.engines.port import PortEngine
 from parity.engines.refusals import BAD_INPUTS, PortRefusals
-from parity.runs.calls_stage import calls_stage
 from parity.runs.clock import Pass
-from parity.runs.generation_stage import GenerationStage, generation_stage
 from parity.runs.inputs import CaseInputs
 from parity.runs.kept import KeptYardsticks
 from parity.runs.loader import Loader, plain_config
-from parity.runs.model_stage import ModelStage, model_stage
-from parity.runs.refusals_stage import refusals_stage
-from parity.runs.stage import Stage, StageResult, judge_stage, not_loaded
+from parity.runs.stages.calls_stage import calls_stage
+from parity.runs.stages.generation_stage import GenerationStage, generation_stage
+from parity.runs.stages.model_stage import ModelStage, model_stage
+from parity.runs.stages.refusals_stage import refusals_stage
+from parity.runs.stages.stage import Stage, StageResult, judge_stage, not_loaded
+from parity.runs.stages.weights_stage import weights_stage
 from parity.runs.store import NOT_KEPT, TraceStore
-from parity.runs.weights_stage import weights_stage
 from parity.runs.yardstick import Progress
 from reference.errors import ReferenceModelError
 

@@ -15,8 +15,8 @@ from parity.cases.media_batch import write_media_batch
 from parity.core.errors import ParityError
 from parity.core.trace import SeamKey
 from parity.runs.fit import check_fit, check_part
-from parity.runs.processor_stage import ProcessorStage, processor_stage
 from parity.runs.recorder import to_numpy
+from parity.runs.stages.processor_stage import ProcessorStage, processor_stage
 from parity.runs.store import NOT_KEPT, Labels, TraceStore
 from parity.seams.labels import row_labels
 from parity.seams.model import Dimensions, expected_model_seams

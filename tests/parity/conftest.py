@@ -13,8 +13,8 @@ from parity.engines.port import PortEngine
 from parity.runs.case_run import Result
 from parity.runs.inputs import CaseInputs
 from parity.runs.loader import Loader
-from parity.runs.model_stage import ModelStage, model_stage
-from parity.runs.stage import judge_stage
+from parity.runs.stages.model_stage import ModelStage, model_stage
+from parity.runs.stages.stage import judge_stage
 from port import load_model
 
 

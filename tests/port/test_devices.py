@@ -39,9 +39,9 @@ ALLOWED = {
     "port/processor.py": {"Processor._video": FILES, "_Pass.joined": FILES, "_tensor": FILES},
     "port/tokenizer.py": {"Tokenizer.pad": FILES},
     "port/vision.py": {"PatchEmbed.__init__": EMPTY},
-    "parity/runs/generation_stage.py": {"choose": HOST, "_send": HOST},
+    "parity/runs/stages/generation_stage.py": {"choose": HOST, "_send": HOST},
     "parity/runs/recorder.py": {"Recorder._replacement": MOVED},
-    "parity/runs/weights_stage.py": {"_random_patches": MOVED},
+    "parity/runs/stages/weights_stage.py": {"_random_patches": MOVED},
 }  # fmt: skip
 ROOT = Path(port.__file__).parents[1]
 

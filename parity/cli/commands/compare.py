@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from parity.bundles.bundle import Bundle
-from parity.bundles.layout import Layout
+from parity.bundles.layouts.layout import Layout
 from parity.bundles.problems import problems_against
 from parity.cli import console as view
 from parity.cli.command import finish, here

@@ -14,11 +14,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from parity.bundles.asking import as_lines, ask
-from parity.bundles.blackbox import JudgedTokens, case_of, judge_tokens, read_steps
 from parity.bundles.bundle import Bundle, BundleCase
 from parity.bundles.judging import Selection
-from parity.bundles.layout import Layout
+from parity.bundles.layouts.layout import Layout
+from parity.bundles.tokens.asking import as_lines, ask
+from parity.bundles.tokens.blackbox import JudgedTokens, case_of, judge_tokens, read_steps
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.commands.engine import engine_of

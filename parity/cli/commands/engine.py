@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from parity.bundles.asking import as_lines, ask
-from parity.bundles.blackbox import the_case
 from parity.bundles.bundle import Bundle
+from parity.bundles.tokens.asking import as_lines, ask
+from parity.bundles.tokens.blackbox import the_case
 from parity.cli.commands.judge import JudgeOptions, judge_subject
 from parity.core.errors import ParityError
 from parity.engines.questions import AnsweringEngine

@@ -11,10 +11,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from parity.bundles.blackbox import case_of, judge_tokens, read_steps
 from parity.bundles.bundle import Bundle
 from parity.bundles.judging import Judged, Selection, judge_folder
-from parity.bundles.layout import Layout
+from parity.bundles.layouts.layout import Layout
+from parity.bundles.tokens.blackbox import case_of, judge_tokens, read_steps
 from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.cli.offers import offered

@@ -18,11 +18,11 @@ from parity.core.errors import ParityError
 from parity.documents.folders import report_folder
 from parity.documents.pictures import take_over
 from parity.documents.suite import whole_document
-from parity.milestones import verify
 from parity.milestones.collect import EVIDENCE, every_item, file_name
 from parity.milestones.keys import HERE, code_digest
 from parity.milestones.merge import merge_records, merge_suites
-from parity.milestones.record import RECORD, dump
+from parity.milestones.records import verify
+from parity.milestones.records.record import RECORD, dump
 from parity.milestones.suite import summary_of
 from reports import document as documents
 from reports.atomic import make_folder, write_bytes

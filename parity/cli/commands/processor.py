@@ -21,7 +21,7 @@ from parity.runs.case_run import Result
 from parity.runs.inputs import prepare_inputs
 from parity.runs.loader import Loader, read_config
 from parity.runs.named import named_checkpoint
-from parity.runs.stage import StageResult, judge_stage
+from parity.runs.stages.stage import StageResult, judge_stage
 
 
 def processor(

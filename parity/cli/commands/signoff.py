@@ -22,11 +22,11 @@ from parity.documents.folders import report_folder
 from parity.documents.pictures import keep_pictures, pictures_of, take_over
 from parity.documents.signoff import signoff_document
 from parity.milestones.collect import EVIDENCE, Collected, collect, every_item, file_name, read_earlier
-from parity.milestones.evidence import validator
 from parity.milestones.keys import checkout, code_digest, versions
 from parity.milestones.plan import Item, Milestones
-from parity.milestones.record import RECORD, Surroundings, dump, make_record, verdicts
-from parity.milestones.sources import source_of
+from parity.milestones.records.evidence import validator
+from parity.milestones.records.record import RECORD, Surroundings, dump, make_record, verdicts
+from parity.milestones.records.sources import source_of
 from reports.atomic import make_folder, write_bytes, write_files
 from reports.junit import junit
 from reports.kinds.signoff import KIND

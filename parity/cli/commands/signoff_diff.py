@@ -13,9 +13,9 @@ from parity.cli import console as view
 from parity.cli.command import finish, here
 from parity.core.errors import ParityError
 from parity.documents.difference import difference_document
-from parity.milestones import verify
-from parity.milestones.record import RECORD
-from parity.milestones.verify import Record
+from parity.milestones.records import verify
+from parity.milestones.records.record import RECORD
+from parity.milestones.records.verify import Record
 
 _SHOWN = 10
 

@@ -10,10 +10,10 @@ import click
 
 from parity.cli import console as view
 from parity.core.errors import ParityError
-from parity.milestones import verify
 from parity.milestones.keys import HERE, code_digest, versions
 from parity.milestones.plan import Milestones
-from parity.milestones.sources import source_of
+from parity.milestones.records import verify
+from parity.milestones.records.sources import source_of
 
 _SHOWN = 20
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from parity.bundles.blackbox import judge_tokens, log_softmax, read_steps
 from parity.bundles.bundle import Bundle
+from parity.bundles.tokens.blackbox import judge_tokens, log_softmax, read_steps
 from parity.diagnosis.diagnose import diagnose_tokens
 from parity.diagnosis.planted import PlantedRuns
 from parity.kernels.plain import PlainKernels

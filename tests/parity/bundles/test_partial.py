@@ -224,7 +224,7 @@ def test_a_bad_layout_file_is_refused(
 
 
 def test_pictures_that_were_given_one_by_one_are_joined() -> None:
-    from parity.bundles.fitting import fitted
+    from parity.bundles.layouts.fitting import fitted
     from parity.core.trace import Description
     from parity.core.values import ValuesTrace
 

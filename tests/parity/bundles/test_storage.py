@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from parity.bundles.inputs import Inputs
 from parity.bundles.packing import compared_rows, pack, unpack
-from parity.bundles.prediction import Known, cut, predicted
+from parity.bundles.tokens.prediction import Known, cut, predicted
 from parity.bundles.trace import BundleTrace, write_trace
 from parity.core.errors import TraceError
 from parity.core.floors import Floors

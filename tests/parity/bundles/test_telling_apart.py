@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from parity.bundles.asking import as_lines
-from parity.bundles.blackbox import JudgedTokens, case_of, judge_tokens, log_softmax, read_steps
 from parity.bundles.bundle import Bundle, BundleCase
+from parity.bundles.tokens.asking import as_lines
+from parity.bundles.tokens.blackbox import JudgedTokens, case_of, judge_tokens, log_softmax, read_steps
 from parity.core.errors import ParityError
 from parity.diagnosis.diagnose import Diagnosed, diagnose_tokens, headline
 from parity.diagnosis.planted import PlantedRuns

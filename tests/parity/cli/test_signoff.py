@@ -12,9 +12,9 @@ import pytest
 from parity.cli.main import main
 from parity.milestones.collect import EVIDENCE, file_name
 from parity.milestones.keys import Checkout
+from parity.milestones.records.source import isolated
+from parity.milestones.records.sources import source_of
 from parity.milestones.runs import PortSource
-from parity.milestones.source import isolated
-from parity.milestones.sources import source_of
 from parity.mutants.registry import chosen
 from parity.runs.case_run import run_case
 from tests.parity.cli.samples import Answer, Parity, call

@@ -21,7 +21,7 @@ from parity.kernels.base import Kernels, computing_with
 from parity.kernels.plain import PlainKernels
 from parity.kernels.registry import KERNELS, make_kernels
 from parity.runs.case_run import Result
-from parity.runs.stage import judge_stage
+from parity.runs.stages.stage import judge_stage
 from port import load_model
 
 # JAX has threads of its own, which do not go well with the processes that other tests start. It gets its own process.

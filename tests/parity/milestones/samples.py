@@ -11,12 +11,12 @@ import numpy as np
 
 from parity.core.compare import Finding, Isolated
 from parity.core.trace import Entry, SeamKey
-from parity.milestones import evidence
 from parity.milestones.collect import Collected, Earlier, collect
-from parity.milestones.evidence import Content
 from parity.milestones.keys import Checkout
 from parity.milestones.plan import Item, Milestones, read_milestones
-from parity.milestones.record import Surroundings, make_record, verdicts
+from parity.milestones.records import evidence
+from parity.milestones.records.evidence import Content
+from parity.milestones.records.record import Surroundings, make_record, verdicts
 
 TODAY = date(2027, 1, 10)
 PLAN = """

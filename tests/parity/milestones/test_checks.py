@@ -12,8 +12,8 @@ import port.text
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
 from parity.milestones.checks import CHECKS, generation, kill, named_mutants, relations
-from parity.milestones.evidence import verdict_of
 from parity.milestones.plan import Item, standard
+from parity.milestones.records.evidence import verdict_of
 from parity.mutants import matrix
 from parity.mutants.registry import ALL, chosen
 from parity.relations.examples import example

@@ -14,7 +14,7 @@ from parity.core.errors import ParityError
 from parity.milestones.collect import EVIDENCE, Collected, collect, file_name, read_earlier
 from parity.milestones.keys import checkout, code_digest
 from parity.milestones.plan import Milestones
-from parity.milestones.record import dump
+from parity.milestones.records.record import dump
 from tests.parity.milestones.samples import Stub, plan, with_contents
 
 TEXT, PHOTO = "case:text:float32", "case:photo:float32"

@@ -18,8 +18,8 @@ from parity.cli.errors import guarded
 from parity.cli.signoff_options import SignoffOptions
 from parity.milestones.collect import EVIDENCE, collect, read_earlier
 from parity.milestones.keys import Checkout
-from parity.milestones.record import RECORD
-from parity.milestones.verify import changed, read_record
+from parity.milestones.records.record import RECORD
+from parity.milestones.records.verify import changed, read_record
 from reports import document as documents
 from reports.staging import Staged
 from tests.parity.milestones.faults import Ended, Faults, Work, full_disk, in_child, kill, read_only, whole_files

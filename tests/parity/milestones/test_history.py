@@ -10,10 +10,10 @@ import pytest
 
 from parity.core.errors import ParityError
 from parity.documents.history import history_document
-from parity.milestones.difference import difference
 from parity.milestones.history import LEAST, Run, Series, history, read_runs
-from parity.milestones.record import dump
-from parity.milestones.verify import Record, read_record
+from parity.milestones.records.difference import difference
+from parity.milestones.records.record import dump
+from parity.milestones.records.verify import Record, read_record
 from reports import document as documents
 from tests.parity.milestones.samples import PLAN, Stub, case_content, plan, record
 from tests.reports.kind_samples import SIMPLE

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from parity.core.errors import ParityError
-from parity.milestones import merge, verify
+from parity.milestones import merge
 from parity.milestones.collect import Earlier, collect
 from parity.milestones.merge import merge_records, merge_suites
 from parity.milestones.plan import Milestones
-from parity.milestones.record import dump, make_record, verdicts
+from parity.milestones.records import verify
+from parity.milestones.records.record import dump, make_record, verdicts
+from parity.milestones.records.verify import Record, read_record
 from parity.milestones.shards import Shard, read_shard
-from parity.milestones.verify import Record, read_record
 from tests.parity.milestones.samples import TODAY, Stub, plan, record, surroundings
 
 Document = dict[str, Any]

@@ -15,12 +15,13 @@ from parity.bench.session import Measured
 from parity.bench.works import Sides, Work
 from parity.core.digest import checkpoint_digest
 from parity.core.verdict import Verdict
-from parity.milestones import performance, verify
-from parity.milestones.evidence import TESTS, Content, of_error, verdict_of
+from parity.milestones import performance
 from parity.milestones.performance import judged
 from parity.milestones.plan import Item, Milestones, standard
-from parity.milestones.record import evidence_seals, record_digest, seals
-from parity.milestones.verify import Record
+from parity.milestones.records import verify
+from parity.milestones.records.evidence import TESTS, Content, of_error, verdict_of
+from parity.milestones.records.record import evidence_seals, record_digest, seals
+from parity.milestones.records.verify import Record
 from parity.runs.loader import Loader
 from port import load_model
 from reference.trained import trained_checkpoint

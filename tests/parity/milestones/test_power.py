@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from parity.milestones import evidence, verify
-from parity.milestones.evidence import validator
 from parity.milestones.plan import Milestones
-from parity.milestones.power import ELSEWHERE, power
-from parity.milestones.record import record_digest, seals
-from parity.milestones.verify import Record
+from parity.milestones.records import evidence, verify
+from parity.milestones.records.evidence import validator
+from parity.milestones.records.power import ELSEWHERE, power
+from parity.milestones.records.record import record_digest, seals
+from parity.milestones.records.verify import Record
 from tests.parity.milestones.samples import PLAN, TODAY, plan, record, with_contents
 
 KILLED = evidence.of_tests(

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from parity.cli.commands import signoff_verify
-from parity.milestones import verify
 from parity.milestones.collect import Earlier, collect, read_earlier
 from parity.milestones.plan import Milestones
-from parity.milestones.record import dump, make_record, verdicts
-from parity.milestones.verify import Record
+from parity.milestones.records import verify
+from parity.milestones.records.record import dump, make_record, verdicts
+from parity.milestones.records.verify import Record
 from tests.parity.milestones.samples import PLAN, TODAY, WAIVER, Stub, case_content, plan, record, surroundings
 
 Statement = dict[str, Any]

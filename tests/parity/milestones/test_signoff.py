@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from parity.core.errors import ParityError
-from parity.milestones import evidence
-from parity.milestones.evidence import Content
-from parity.milestones.record import verdicts
+from parity.milestones.records import evidence
+from parity.milestones.records.evidence import Content
+from parity.milestones.records.record import verdicts
 from parity.milestones.signoff import MilestoneVerdict, SignOff, total, total_label
 from port import PortError
 from tests.parity.milestones.samples import PLAN, TODAY, WAIVER, case_content, collected, finding, plan, with_contents

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from parity.core.errors import ParityError
-from parity.milestones import verify
 from parity.milestones.collect import evidence_digest
-from parity.milestones.evidence import COLUMNS, validator
 from parity.milestones.plan import Milestones
-from parity.milestones.record import dump, evidence_seals, record_digest, seals
-from parity.milestones.verify import Record, read_record
+from parity.milestones.records import verify
+from parity.milestones.records.evidence import COLUMNS, validator
+from parity.milestones.records.record import dump, evidence_seals, record_digest, seals
+from parity.milestones.records.verify import Record, read_record
 from tests.parity.milestones.samples import PLAN, TODAY, WAIVER, Stub, case_content, plan, record, with_contents
 
 PHOTO = "case:photo:float32"

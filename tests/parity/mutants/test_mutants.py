@@ -52,7 +52,7 @@ from parity.mutants.not_planted import NOT_PLANTED
 from parity.mutants.outcomes import Outcome
 from parity.mutants.registry import ALL, chosen
 from parity.runs.case_run import Result
-from parity.runs.stage import judge_stage
+from parity.runs.stages.stage import judge_stage
 from parity.seams.generation import generation_specs
 from parity.seams.model import model_specs
 from parity.seams.processor import processor_specs

@@ -25,9 +25,9 @@ from parity.engines.generation import PortGeneration
 from parity.mutants.base import altered, around
 from parity.mutants.registry import chosen
 from parity.runs.case_run import CaseRun, Result, run_case
-from parity.runs.generation_stage import GenerationStage
 from parity.runs.loader import Loader
-from parity.runs.stage import judge_stage
+from parity.runs.stages.generation_stage import GenerationStage
+from parity.runs.stages.stage import judge_stage
 from parity.seams.generation import generation_specs, row_seed, rows_of
 from port import load_model
 from port.model import Qwen3VL

@@ -23,9 +23,9 @@ from parity.runs import kept as kept_module
 from parity.runs.inputs import CaseInputs
 from parity.runs.kept import KeptYardsticks, yardstick_key
 from parity.runs.loader import Loader
-from parity.runs.model_stage import ModelStage, model_stage
 from parity.runs.sealed import ENTRY, SECRET_VARIABLE
-from parity.runs.stage import judge_stage
+from parity.runs.stages.model_stage import ModelStage, model_stage
+from parity.runs.stages.stage import judge_stage
 from reference.model import ReferenceModel
 
 

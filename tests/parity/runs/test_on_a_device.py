@@ -35,9 +35,9 @@ from parity.kernels.numpy_kernels import NumpyKernels
 from parity.mutants.base import replaced
 from parity.runs.case_run import CaseRun, Result, run_case, subject_of
 from parity.runs.loader import Loader
-from parity.runs.model_stage import floor_variants
 from parity.runs.recorder import Recorder
-from parity.runs.stage import judge_stage
+from parity.runs.stages.model_stage import floor_variants
+from parity.runs.stages.stage import judge_stage
 from port import GenerationConfig, Inputs, Processor, generate_all, grid, load_model
 from port.cache import KVCache
 from port.kernels import PLAIN, kernels_of

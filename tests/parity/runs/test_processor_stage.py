@@ -25,8 +25,8 @@ from parity.engines.base import Sink
 from parity.engines.port import PortProcessor
 from parity.runs.case_run import run_case
 from parity.runs.loader import Loader
-from parity.runs.processor_stage import ProcessorStage
-from parity.runs.stage import StageResult, judge_stage
+from parity.runs.stages.processor_stage import ProcessorStage
+from parity.runs.stages.stage import StageResult, judge_stage
 from parity.runs.store import TraceStore
 from parity.seams.processor import expected_processor_seams, processor_specs
 from reference.media import PicturePath, VideoPath

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from parity.milestones import evidence as figures
 from parity.milestones.collect import Collected
 from parity.milestones.keys import Checkout, digest_json
 from parity.milestones.plan import STANDARD, Milestones
-from parity.milestones.power import power
+from parity.milestones.records import evidence as figures
+from parity.milestones.records.power import power
 from parity.milestones.signoff import (
     ItemVerdict,
     MilestoneVerdict,

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from parity.core.verdict import Verdict
-from parity.milestones import evidence as figures
-from parity.milestones.verify import Record
+from parity.milestones.records import evidence as figures
+from parity.milestones.records.verify import Record
 
 Line = dict[str, Any]
 

@@ -10,7 +10,7 @@ import numpy as np
 from parity.core.floors import Floors
 from parity.core.trace import Description, MemoryTrace
 from parity.engines.base import Engine, Sink
-from parity.runs.stage import Stage
+from parity.runs.stages.stage import Stage
 from parity.runs.store import entry_of
 from parity.runs.yardstick import Yardstick
 from parity.seams.refusals import expected_refusals

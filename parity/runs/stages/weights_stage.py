@@ -15,7 +15,7 @@ from parity.core.trace import Description, MemoryTrace, SeamKey
 from parity.engines.base import Engine, Sink
 from parity.engines.dtypes import DTYPES
 from parity.runs.recorder import to_numpy
-from parity.runs.stage import Stage
+from parity.runs.stages.stage import Stage
 from parity.runs.store import entry_of
 from parity.runs.yardstick import Yardstick
 from parity.seams.weights import CONVOLUTION, expected_weight_seams

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from parity.bundles.jsonfile import read_json
-from parity.milestones.evidence import TESTS, row
+from parity.milestones.records.evidence import TESTS, row
 
 KILL_MATRIX = "kill-matrix"
 ELSEWHERE = "first divergence at "

@@ -12,7 +12,7 @@ from parity.engines.reference import ReferenceEngine
 from parity.kernels.plain import PartKernels, PlainKernels
 from parity.runs.inputs import CaseInputs
 from parity.runs.kept import KeptYardsticks, yardstick_key
-from parity.runs.stage import Stage
+from parity.runs.stages.stage import Stage
 from parity.runs.store import NOT_KEPT, TraceStore
 from parity.runs.yardstick import Progress, ReferenceRun, measure_yardstick
 from parity.seams.labels import KINDS

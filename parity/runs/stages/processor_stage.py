@@ -19,7 +19,7 @@ from parity.core.gates import DEFAULT_GATE
 from parity.core.trace import Description, SeamKey
 from parity.engines.base import Engine, Sink
 from parity.runs.recorder import to_numpy
-from parity.runs.stage import Stage
+from parity.runs.stages.stage import Stage
 from parity.runs.store import NOT_KEPT, TraceStore
 from parity.runs.yardstick import ReferenceRun, measure_yardstick
 from parity.seams.labels import KINDS, row_labels

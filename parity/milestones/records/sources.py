@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from parity.milestones.plan import Milestones
-from parity.milestones.source import Source
+from parity.milestones.records.source import Source
 
 if TYPE_CHECKING:
     from parity.milestones.runs import Look

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from parity.core.errors import ParityError
-from parity.milestones import evidence
-from parity.milestones.evidence import Content
 from parity.milestones.plan import Item
+from parity.milestones.records import evidence
+from parity.milestones.records.evidence import Content
 
 Key = dict[str, Any]
 

@@ -27,10 +27,10 @@ from parity.engines.base import Sink, TensorMap
 from parity.engines.generation import GenerationRequest, GenerationSubject, code_points, settings_tensor
 from parity.engines.reference import ReferenceEngine
 from parity.runs.inputs import CaseInputs
-from parity.runs.model_stage import floor_variants
 from parity.runs.recorder import OnValue, Recorder, to_numpy
-from parity.runs.sampling import Decided, decide, scores_of
-from parity.runs.stage import Stage
+from parity.runs.stages.model_stage import floor_variants
+from parity.runs.stages.sampling import Decided, decide, scores_of
+from parity.runs.stages.stage import Stage
 from parity.runs.store import NOT_KEPT, Labels, TraceStore
 from parity.runs.yardstick import Progress, ReferenceRun, measure_yardstick
 from parity.seams.generation import FED, RequestPlan, expected_generation_seams, row_seed, rows_of

@@ -16,9 +16,9 @@ from parity.core.trace import Description, MemoryTrace
 from parity.engines.base import Engine, Sink, TensorMap, last_real_token
 from parity.engines.reference import ReferenceEngine
 from parity.runs.inputs import CaseInputs
-from parity.runs.model_stage import floor_variants
 from parity.runs.recorder import to_numpy
-from parity.runs.stage import Stage
+from parity.runs.stages.model_stage import floor_variants
+from parity.runs.stages.stage import Stage
 from parity.runs.store import entry_of
 from parity.runs.yardstick import Yardstick
 from parity.seams.calls import AT_ONCE, CHUNKED, FORWARD, LAST, NEXT, SEVERAL, expected_call_seams

@@ -12,12 +12,12 @@ from typing import Any
 from parity.bundles.jsonfile import check_schema, read_json
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
-from parity.milestones import evidence as figures
 from parity.milestones.collect import evidence_digest
 from parity.milestones.keys import code_digest, digest_json
 from parity.milestones.plan import MISTAKES, Item, Milestones, read_milestones
-from parity.milestones.power import power
-from parity.milestones.record import (
+from parity.milestones.records import evidence as figures
+from parity.milestones.records.power import power
+from parity.milestones.records.record import (
     configuration,
     descriptor,
     evidence_seals,
@@ -27,8 +27,8 @@ from parity.milestones.record import (
     test_result,
     verdicts,
 )
+from parity.milestones.records.source import Source, isolated
 from parity.milestones.signoff import total, total_label
-from parity.milestones.source import Source, isolated
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Judging an engine by its tokens and log-probabilities alone."""

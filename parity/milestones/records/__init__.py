@@ -1,0 +1,1 @@
+"""The record of a sign-off: its evidence, how it is written, checked and compared."""
