@@ -91,9 +91,10 @@ class Case:
     "generation" (each of ``requests``, token by token), "calls" (the logits of the model's other calls), "weights"
     (tensor by tensor), "refusals" (bad input is refused). The same processor and model serve the requests ``before``
     first. The model serves those ``between`` in turn with the case: their prefills after its own, and a step of each
-    before each of its decode steps. ``fault``: what is wrong with the case as such a request. ``grids_only``: of the
-    processor, only sizes and prompts are judged, because the pixels are many. ``since``: the release of transformers
-    from which the reference does the same. ``phase`` is the phase of the integration that the case tests.
+    before each of its decode steps. ``fault``: what is wrong with the case as such a request. ``bad_input``: the parts
+    of the stage "refusals", such as "config". ``grids_only``: of the processor, only sizes and prompts are judged,
+    because the pixels are many. ``since``: the release of transformers from which the reference does the same.
+    ``phase`` is the phase of the integration that the case tests.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Case:
     between: tuple[Case, ...] = ()
     requests: tuple[Request, ...] = ()
     fault: Fault | None = None
+    bad_input: tuple[str, ...] = ()
     prompting: Prompting = ONE_TURN
     grids_only: bool = False
     since: tuple[int, int] = (4, 57)

@@ -55,6 +55,7 @@ def loading_cases() -> list[Case]:
             TINY,
             (_ROW,),
             stages=("refusals",),
+            bad_input=("conversation", "media", "tensors", "config", "settings", "checkpoint"),
         ),
     ]
 

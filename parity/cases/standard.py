@@ -180,6 +180,15 @@ def _phase_3() -> Sequence[Case]:
             rows,
         ),
         Case("untied", "untied", 3, SeededCheckpoint("tiny-tied", tied=False), rows),
+        Case(
+            "tied-bad-input",
+            "no flag, a flag that is none, and another head are refused",
+            3,
+            TINY,
+            rows,
+            stages=("refusals",),
+            bad_input=("tie",),
+        ),
     ]
 
 

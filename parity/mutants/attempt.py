@@ -25,7 +25,7 @@ from parity.engines.calls import PortCalls
 from parity.engines.dtypes import DTYPES
 from parity.engines.generation import PortGeneration
 from parity.engines.port import PortWeights
-from parity.engines.refusals import PortRefusals
+from parity.engines.refusals import PortRefusals, bad_inputs
 from parity.mutants.base import LOADING, Mutant
 from parity.mutants.outcomes import Outcome, State, located, worst_ratio
 from parity.mutants.traits import traits
@@ -82,7 +82,7 @@ def prepare(case: Case, loader: Loader, *, dtype: str) -> Prepared:
             own = case.checkpoint.dtype
             return PortWeights(lambda: load_model(folder, dtype=DTYPES[own]), own)
         if stage.name == "refusals":
-            return PortRefusals(folder)
+            return PortRefusals(folder, bad_inputs(case))
         model = load_model(folder, dtype=DTYPES[dtype]) if anew or not models else models[0]
         if not anew:
             models[:] = [model]

@@ -39,6 +39,7 @@ ONLY: Mapping[str, tuple[str, ...]] = {
     "calls-left": ("calls",),
     "calls-right": ("calls",),
     "bad-input": ("refusals",),
+    "tied-bad-input": ("lm-head",),
     "generation-settings": _GENERATION,
     "generation-left": _GENERATION,
     "generation-right": _GENERATION,

@@ -36,7 +36,9 @@ def traits(case: Case, stage: Stage[Any], inputs: CaseInputs | None) -> frozense
         return processor_traits(case, stage)
     if stage.name == "calls":
         return frozenset({"other calls", case.padding_side})
-    return frozenset({"bad input" if stage.name == "refusals" else "weights"})
+    if stage.name == "refusals":
+        return frozenset({"bad ties" if "tie" in case.bad_input else "bad input"})
+    return frozenset({"weights"})
 
 
 def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]:

@@ -17,7 +17,7 @@ from parity.engines.busy import BusyPortEngine
 from parity.engines.calls import PortCalls
 from parity.engines.generation import PortGeneration
 from parity.engines.port import PortEngine
-from parity.engines.refusals import BAD_INPUTS, PortRefusals
+from parity.engines.refusals import PortRefusals, bad_inputs
 from parity.runs.clock import Pass
 from parity.runs.inputs import CaseInputs
 from parity.runs.kept import KeptYardsticks
@@ -180,7 +180,7 @@ def prepare_stages(
             reference = loader.reference(folder, "float32")
             stages.append(weights_stage(case.name, folder, case.checkpoint.dtype, reference, config))
         elif name == "refusals":
-            stages.append(refusals_stage(case.name, list(BAD_INPUTS)))
+            stages.append(refusals_stage(case.name, bad_inputs(case)))
         elif inputs is not None and name == "processor":
             stages.append(inputs.processed)
         elif inputs is not None:
@@ -209,7 +209,7 @@ def subject_of(stage: Stage[Any], case: Case, loader: Loader, *, dtype: str, fol
     if stage.name == "calls":
         return PortCalls(loader.port(folder, dtype))
     if stage.name == "refusals":
-        return PortRefusals(folder)
+        return PortRefusals(folder, bad_inputs(case))
     model, others = loader.port(folder, dtype), loader.other_requests(case, folder)
     if stage.name == "generation":
         processor = loader.port_processor(folder, case, anew=False).processor

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from parity.cases.case import Case
 from parity.cases.files import write_clip
 from parity.cases.media import Clip, Noise
 from parity.engines.base import Sink
 from parity.engines.port import VERSION, port_processor
 from parity.engines.refusals.base import Bad, Things
-from parity.engines.refusals.checkpoints import CONFIG, SETTINGS, TENSORS_OF_FILES
+from parity.engines.refusals.checkpoints import CONFIG, SETTINGS, TENSORS_OF_FILES, TIES
 from parity.engines.refusals.conversations import CONVERSATIONS, MEDIA
 from parity.engines.refusals.tensors import TENSORS
 from port import load_model
@@ -27,25 +28,31 @@ BAD_INPUTS: Mapping[str, Bad] = {
         ("config", CONFIG),
         ("settings", SETTINGS),
         ("checkpoint", TENSORS_OF_FILES),
+        ("tie", TIES),
     )
     for name, bad in table.items()
 }
 
 
+def bad_inputs(case: Case) -> list[str]:
+    """Return the names of the bad inputs that a case is about: those of its parts, such as ``tie``."""
+    return [name for name in BAD_INPUTS if name.partition(".")[0] in case.bad_input]
+
+
 class PortRefusals:
-    """The port, given bad input. Its processor and model are loaded for it."""
+    """The port, given the bad inputs ``names``. Its processor and model are loaded for it."""
 
     name, detail, dtype = "port", VERSION, "float32"
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
 
     def refuse(self, sink: Sink) -> None:
         """Send [1] for every kind of bad input that is refused with a message that names the reason, else [0]."""
         with tempfile.TemporaryDirectory(prefix="parity-refusals-") as scratch:
             things = _things(self._folder, Path(scratch))
-            for name, bad in BAD_INPUTS.items():
-                sink(f"refused.{name}", torch.tensor([int(bad.refused(things))]))
+            for name in self._names:
+                sink(f"refused.{name}", torch.tensor([int(BAD_INPUTS[name].refused(things))]))
 
 
 def _things(folder: Path, scratch: Path) -> Things:

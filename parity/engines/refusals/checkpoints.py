@@ -140,14 +140,12 @@ CONFIG: Mapping[str, Bad] = {
     "another activation of the text": _field("hidden_act", "text_config.hidden_act", "gelu"),
     "another activation of the tower": _field("hidden_act", "vision_config.hidden_act", "gelu"),
     "no activation": _field("missing", "text_config.hidden_act"),
-    "no tie_word_embeddings": _field("missing", "tie_word_embeddings"),
     "no norm epsilon": _field("missing", "text_config.rms_norm_eps"),
     "no head_dim": _field("missing", "text_config.head_dim"),
     "no text_config": _field("missing", "text_config"),
     "a text_config that is a list": _field("an object", "text_config", []),
     "a number as a text": _field("whole number", "text_config.hidden_size", "64"),
     "a number that is true": _field("whole number", "text_config.num_hidden_layers", True),
-    "a flag that is a number": _field("true or false", "tie_word_embeddings", 1),
     "a string that is a number": _field("a string", "model_type", 3),
     "an epsilon of zero": _field("above 0", "text_config.rms_norm_eps", 0),
     "an epsilon without end": _field("finite number", "text_config.rms_norm_eps", 10**400),
@@ -224,7 +222,6 @@ TENSORS_OF_FILES: Mapping[str, Bad] = {
     ),
     "NaN in a tensor": _tensors("NaN", lambda tensors: _one_number(tensors, float("nan"))),
     "Inf in a tensor": _tensors("NaN or Inf", lambda tensors: _one_number(tensors, float("-inf"))),
-    "a tied head that differs": _tensors("lm_head.weight", lambda tensors: _one_number(tensors, 9.0), tied=True),
     "an index that is a list": _index("not a safetensors index", lambda names: names),
     "an index with numbers": _index("not a safetensors index", lambda names: dict.fromkeys(names, 3)),
     "a shard in another folder": _index("outside its folder", lambda names: dict.fromkeys(names, f"../{WEIGHTS}")),
@@ -272,3 +269,11 @@ def _without_vision_tokens(things: Things) -> object:
     document["added_tokens"] = [token for token in document["added_tokens"] if "pad" not in token["content"]]
     path.write_text(json.dumps(document), encoding="utf-8")
     return Processor.load(path.parent)
+
+
+# What says whether the embeddings are tied.
+TIES: Mapping[str, Bad] = {
+    "no tie_word_embeddings": _field("missing", "tie_word_embeddings"),
+    "a flag that is a number": _field("true or false", "tie_word_embeddings", 1),
+    "a tied head that differs": _tensors("lm_head.weight", lambda tensors: _one_number(tensors, 9.0), tied=True),
+}

@@ -161,7 +161,9 @@ MUTANTS = [
         "tied-head-not-compared",
         "a tied checkpoint may hold another head",
         lambda: replaced(port.weights, "_check_tied", lambda _checkpoint: None),
-        seam="refused.checkpoint.a tied head that differs",
+        seam="refused.tie.a tied head that differs",
+        needs=frozenset({"bad ties"}),
+        component="lm-head",
     ),
     accepted(
         "changed-files-accepted",
