@@ -46,7 +46,8 @@ class Trial:
     """One mistake, diagnosed from one kind of evidence.
 
     ``named`` are the hypotheses that explain it, the nearest first; ``without`` those that are left when the right one
-    is taken out. ``diverged``: the evidence shows that something is wrong.
+    is taken out; ``pairs`` those that are named then if two mistakes are planted together as well, None if that was not
+    tried. ``diverged``: the evidence shows that something is wrong.
     """
 
     case: str
@@ -56,6 +57,7 @@ class Trial:
     named: Sequence[str] = ()
     without: Sequence[str] = ()
     runs: float = 0.0
+    pairs: Sequence[str] | None = None
 
     @property
     def right(self) -> bool:
@@ -117,9 +119,17 @@ class _Kept:
 
 
 def trials(
-    bundle: Bundle, case: BundleCase, mutants: Sequence[Mutant], kinds: Sequence[str], *, until: float = float("inf")
+    case: BundleCase,
+    mutants: Sequence[Mutant],
+    kinds: Sequence[str],
+    *,
+    until: float = float("inf"),
+    pairs: int = 0,
 ) -> list[Trial]:
-    """Diagnose every mistake on a case, until a time (``time.monotonic``)."""
+    """Diagnose every mistake on a case, until a time (``time.monotonic``).
+
+    For the first ``pairs`` mistakes that a black box shows, two mistakes are tried together as well.
+    """
     own = case.record["checkpoint"]["folder"]
     assert own is not None
     runs = PlantedRuns(case, case.folder / own, dtype="float32")
@@ -147,9 +157,11 @@ def trials(
             named = search(ALL, second=kind != BLACK_BOX)
             cost = runs.cost.runs - before
             rest = search([other for other in ALL if other is not mutant], second=kind != BLACK_BOX)
-            found.append(
-                Trial(case.name, mutant.id, kind, True, _names(named), _names(rest), cost if kind == FULL else 0.0)
-            )
+            cost = cost if kind == FULL else 0.0
+            together = None
+            if kind == BLACK_BOX and not _names(rest) and sum(trial.pairs is not None for trial in found) < pairs:
+                together = _names(search([other for other in ALL if other is not mutant], beside=True))
+            found.append(Trial(case.name, mutant.id, kind, True, _names(named), _names(rest), cost, together))
             print(_line(found[-1]), flush=True)
     return found
 
@@ -198,7 +210,9 @@ def _line(trial: Trial) -> str:
     named = " or ".join(trial.named[:4]) or "none"
     without = " or ".join(trial.without[:4]) or "none"
     mark = "right" if trial.right else "WRONG" if trial.named else "missed"
-    return f"{trial.case} {trial.kind}: {trial.mutant}: {mark}: {named}; without it: {without}; {trial.runs:.1f} runs"
+    pairs = "" if trial.pairs is None else f"; with pairs: {' or '.join(trial.pairs[:4]) or 'none'}"
+    text = f"{trial.case} {trial.kind}: {trial.mutant}: {mark}: {named}; without it: {without}{pairs}"
+    return f"{text}; {trial.runs:.1f} runs"
 
 
 def summary(found: Sequence[Trial]) -> dict[str, Any]:
@@ -220,6 +234,8 @@ def summary(found: Sequence[Trial]) -> dict[str, Any]:
             "named wrongly": sum(bool(trial.named) and not trial.right for trial in shown) / count,
             "none of these, without the right one": sum(trial.none for trial in shown) / count,
             "none, or only what the evidence cannot tell from it": sum(t.none_or_same for t in shown) / count,
+            "pairs tried without the right one": len(tried := [t for t in shown if t.pairs is not None]),
+            "pairs named wrongly": sum(bool(trial.pairs) for trial in tried),
             "mean runs": float(np.mean([trial.runs for trial in shown])),
             "largest runs": max(trial.runs for trial in shown),
             "classes": {" | ".join(names): number for names, number in classes.most_common()},
@@ -252,6 +268,7 @@ def main() -> int:
     parser.add_argument("--case", action="append", help="a case; default: all")
     parser.add_argument("--kind", action="append", choices=list(TARGETS))
     parser.add_argument("--minutes", type=float, default=1e6, help="time for each case")
+    parser.add_argument("--pairs", type=int, default=0, help="black boxes of each case for which pairs are tried too")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the mistakes")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -264,7 +281,7 @@ def main() -> int:
         if "model" in case.stages and name in (given.case or [name]):
             found += sound(case, kinds)
             until = time.monotonic() + 60 * given.minutes
-            found += trials(bundle, case, planted, kinds, until=until)
+            found += trials(case, planted, kinds, until=until, pairs=given.pairs)
     rates = summary(found)
     text = json.dumps(rates, indent=1)
     print(text)
