@@ -22,6 +22,7 @@ from parity.bench.ratios import (
     time_pairs,
     timed,
 )
+from parity.bench.verdict import VerdictTime, time_to_verdict
 from parity.bench.works import (
     Sides,
     Sizes,
@@ -76,6 +77,7 @@ class BenchSession:
     curves: tuple[Point, ...]
     memory: Memory
     beside: tuple[Beside, ...] = ()
+    verdict: VerdictTime | None = None
 
 
 def run_session(
@@ -86,10 +88,11 @@ def run_session(
     clock: ClockName,
     progress: Callable[[str], None],
     beside: bool = False,
+    verdict: bool = False,
 ) -> BenchSession:
     """Measure everything. ``budget``: about so many seconds for the pairs of each work, and as many for its control.
 
-    With ``beside``, mistral.rs is timed too.
+    With ``beside``, mistral.rs is timed too; with ``verdict``, a whole verdict.
     """
     sizes = sizes_of(sides.model)
     progress("limits of the machine")
@@ -110,13 +113,17 @@ def run_session(
     if beside:
         progress("mistral.rs")
         others = beside_mistralrs(sides, sizes, budget=budget)
-    return BenchSession(limits, tuple(measured), tuple(points), memory, others)
+    whole = None
+    if verdict:
+        progress("time to a verdict")
+        whole = time_to_verdict(sides.folder, sides.port.dtype, sides.device)
+    return BenchSession(limits, tuple(measured), tuple(points), memory, others, whole)
 
 
-def pieces(sizes: Sizes, *, curves: bool, beside: bool = False) -> int:
+def pieces(sizes: Sizes, *, curves: bool, beside: bool = False, verdict: bool = False) -> int:
     """How many times a session reports progress."""
     points = (sizes.sides, sizes.prompts, sizes.contexts, sizes.batches)
-    return 7 + beside + (sum(map(len, points)) if curves else 0)
+    return 7 + beside + verdict + (sum(map(len, points)) if curves else 0)
 
 
 def works(sides: Sides, sizes: Sizes) -> Sequence[Work]:

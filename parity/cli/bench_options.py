@@ -28,6 +28,7 @@ class BenchOptions:
     as_json: bool
     device: str = "cpu"
     beside: str | None = None
+    verdict: bool | None = None
 
 
 def check_bench(given: BenchOptions) -> None:

@@ -607,6 +607,9 @@ def activations(**options: Any) -> int:
     "--accept", type=FOLDER, help="Add this session to this file of accepted figures; the lowest of its ratios counts."
 )
 @click.option("--beside", type=click.Choice(["mistralrs"]), help="Time this engine beside the port as well.")
+@click.option(
+    "--verdict/--no-verdict", default=None, help="Whether to time a whole verdict; default: for small models only."
+)
 @save_option
 @threads_option
 @json_option

@@ -62,6 +62,7 @@ def bench_document(
         curves=[asdict(point) for point in session.curves],
         memory=asdict(session.memory),
         beside=[_beside(each) for each in session.beside],
+        time_to_verdict=None if session.verdict is None else asdict(session.verdict) | {"ratio": session.verdict.ratio},
         **judged,
     )
 

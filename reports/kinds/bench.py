@@ -69,6 +69,7 @@ def page(document: Document) -> Page:
             ("class of the machine", machine["class"]),
             ("kernels", "; ".join(kernels)),
             ("clock", machine["clock"]),
+            *_verdict(document["time_to_verdict"]),
             ("matrix product", f"{limits['product_gflops']:.1f} GFLOP/s"),
             ("reading", f"{limits['read_gbytes']:.1f} GB/s"),
             ("memory of load and one forward", f"port {_mib(document['memory']['port'])}, reference "
@@ -87,6 +88,14 @@ def page(document: Document) -> Page:
         ],
         tables=[_ratios(works), *_beside(document["beside"]), _counts(works), _curves(document["curves"])],
     )  # fmt: skip
+
+
+def _verdict(found: Document | None) -> list[tuple[str, str]]:
+    """Nothing, unless a whole verdict was timed."""
+    if found is None:
+        return []
+    text = f"{fmt.seconds(found['seconds'])}, {found['ratio']:.2f} times its {found['passes']} passes alone"
+    return [(f"verdict on {found['case']}", text)]
 
 
 def _ratios(works: list[Document]) -> Table:

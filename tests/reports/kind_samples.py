@@ -531,6 +531,7 @@ def bench_document() -> Document:
                 "seconds": {"port": [0.1, 0.1], "other": [0.2, 0.2]},
             }
         ],
+        "time_to_verdict": {"case": "text", "seconds": 3.0, "forwards": 2.0, "passes": 11, "ratio": 1.5},
         "check": {"slower": ["decode-1: why"], "grown": []},
         "verdict": _verdict("DIVERGED", "slower: decode-1: why"),
     }

@@ -14,7 +14,7 @@ from parity.bench.check import accept, check, read_accepted, shipped
 from parity.bench.machine import machine_class
 from parity.bench.ratios import ClockName
 from parity.bench.session import BenchSession, pieces, run_session
-from parity.bench.works import Sides, loaded_sides, sizes_of
+from parity.bench.works import SMALL, Sides, loaded_sides, sizes_of
 from parity.cases.case import SeededCheckpoint
 from parity.cli import console as view
 from parity.cli.bench_options import BenchOptions
@@ -61,9 +61,13 @@ def _checkpoint(given: BenchOptions) -> tuple[str, Path]:
 def _measured(given: BenchOptions, sides: Sides, clock: ClockName) -> BenchSession:
     curves = given.curves and not given.check
     beside = given.beside is not None
-    total = pieces(sizes_of(sides.model), curves=curves, beside=beside)
+    # A verdict on a large model takes many minutes, so it must be asked for.
+    verdict = not given.check and sizes_of(sides.model) is SMALL if given.verdict is None else given.verdict
+    total = pieces(sizes_of(sides.model), curves=curves, beside=beside, verdict=verdict)
     with progress_bar(total, quiet=given.as_json) as step:
-        return run_session(sides, budget=given.seconds, curves=curves, clock=clock, progress=step, beside=beside)
+        return run_session(
+            sides, budget=given.seconds, curves=curves, clock=clock, progress=step, beside=beside, verdict=verdict
+        )
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:
@@ -95,5 +99,8 @@ def _show(console: Console, document: dict[str, Any]) -> None:
             f"{ratio['low']:.2f} to {ratio['high']:.2f}",
         )
     console.print(table)
+    if (found := document["time_to_verdict"]) is not None:
+        text = f"a verdict on {found['case']} takes {found['seconds']:.1f} s"
+        console.print(f"{text}, {found['ratio']:.2f} times its {found['passes']} passes alone", soft_wrap=True)
     if "verdict" in document:
         console.print(view.verdict_line(document["verdict"]), soft_wrap=True)

@@ -21,6 +21,7 @@ from parity.bench.limits import measure_limits
 from parity.bench.machine import machine_class
 from parity.bench.ratios import Pairs, Ratio, is_slower, pairs_wanted, ratio_of, ratio_of_logs, time_pairs
 from parity.bench.session import Measured, expected_seconds, pieces, slowed
+from parity.bench.verdict import time_to_verdict
 from parity.bench.works import (
     SMALL,
     Sides,
@@ -342,3 +343,9 @@ def test_an_engine_that_fails_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("--check",), ("--accept", "x.json"), ("--dtype", "tf32", "--device", "cuda")])
 def test_beside_needs_a_plain_session(words: tuple[str, ...]) -> None:
     call("bench", "--beside", "mistralrs", *words).refuses("--beside")
+
+
+def test_a_verdict_is_timed_beside_its_forwards(sides: Sides) -> None:
+    found = time_to_verdict(sides.folder, "float32", sides.device)
+    assert found.passes == 11
+    assert 1 < found.ratio < 50
