@@ -328,7 +328,7 @@ def diagnose(**options: Any) -> int:
 def engine(**options: Any) -> int:
     """Ask the engine NAME the question of a case of BUNDLE, and judge its tokens and log-probabilities.
 
-    NAME is an engine that is installed here, or "server": llama.cpp's llama-server, mistralrs serve, vLLM.
+    NAME is an engine that is installed here, or "server": one that runs already, such as mistralrs serve or vLLM.
     """
     from parity.cli.commands.engine import EngineOptions, ask_engine
 
