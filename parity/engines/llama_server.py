@@ -11,13 +11,14 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -109,12 +110,19 @@ def serving(checkpoint: Path, work: Path) -> Iterator[str]:
             process.wait()
 
 
+@cache
+def _packaged() -> str | None:
+    """The path of llama-server in the package that builds it. The package makes the links to its libraries first."""
+    if find_spec(_PACKAGE) is None:
+        return None
+    asked = f"from {_PACKAGE}.core import get_binary_path as path; print(path())"
+    done = subprocess.run([sys.executable, "-P", "-c", asked], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
 def _program() -> str | None:
     """The path of llama-server: on the PATH, or in the package that builds it."""
-    found = shutil.which(_NAME)
-    if found is None and (package := find_spec(_PACKAGE)) is not None and package.origin is not None:
-        found = shutil.which(_NAME, path=str(Path(package.origin).parent / "bin"))
-    return found
+    return shutil.which(_NAME) or _packaged()
 
 
 def _free_port() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import mimetypes
 import time
 import urllib.error
@@ -80,12 +81,23 @@ class Server:
                 Token(_id(step), {_id(one): float(one["logprob"]) for one in step["top_logprobs"]})
                 for step in steps_given
             ]
-            return Answer(tokens, str(choice["message"].get("content") or ""), int(found["usage"]["prompt_tokens"]))
+            answer = Answer(tokens, str(choice["message"].get("content") or ""), int(found["usage"]["prompt_tokens"]))
+            generated = int(found["usage"].get("completion_tokens", len(tokens)))
         except (KeyError, TypeError, IndexError, ValueError) as error:
             raise ParityError(
                 f"{self.url} answers without tokens and log-probabilities ({type(error).__name__}: {error}); it must "
                 "give choices[0].logprobs.content with token ids"
             ) from None
+        # An end token may count as generated and yet not be listed.
+        if len(tokens) >= generated - (choice.get("finish_reason") == "stop"):
+            return _greedy(answer) if ignore_end else answer
+        if not tokens:
+            raise ParityError(
+                f"{self.url} gives no log-probabilities of the first of {generated} tokens; llama.cpp leaves out a "
+                "token that ends inside a character. Ask about another case"
+            )
+        # A token was left out, and the places of the rest are not known. A shorter answer may have them all.
+        return self._answer(question, len(tokens), ignore_end)
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         request = urllib.request.Request(
@@ -114,6 +126,18 @@ class Server:
                     raise
                 why = str(error)
         raise ParityError(f"{self.url} cannot be asked: {why}; start the server, and name its address with --url")
+
+
+def _greedy(answer: Answer) -> Answer:
+    """Return the answer up to the first token that is not the likeliest, which takes its place.
+
+    llama.cpp goes on after an end token by never taking it. The tokens after that are of another context.
+    """
+    for at, token in enumerate(answer.tokens):
+        likeliest = max(token.top, key=lambda one: token.top[one], default=token.token_id)
+        if token.top.get(likeliest, 0.0) > token.top.get(token.token_id, -math.inf):
+            return Answer([*answer.tokens[:at], Token(likeliest, token.top)], answer.text, answer.prompt_tokens)
+    return answer
 
 
 def _id(entry: Mapping[str, Any]) -> int:

