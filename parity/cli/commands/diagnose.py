@@ -147,6 +147,10 @@ def _show(console: Console, document: dict[str, Any]) -> None:
         console.print(_table(lines))
     for one in (*document["power"], *document["next_inputs"]):
         console.print(view.plain(one["text"]), soft_wrap=True)
+    if _alike(document):
+        console.print(
+            "No other case of the bundle tells these mistakes apart; make a bundle with more cases", soft_wrap=True
+        )
     totals = document["totals"]
     console.print(view.plain(document["conclusion"]["text"]), soft_wrap=True)
     console.print(
@@ -156,6 +160,14 @@ def _show(console: Console, document: dict[str, Any]) -> None:
     if document["conclusion"]["status"] != "nothing":
         console.print(view.plain(f"\nFor a bug report:\n{document['bug_report']}\n"), soft_wrap=True)
     console.print(view.verdict_line(document["verdict"]), soft_wrap=True)
+
+
+def _alike(document: dict[str, Any]) -> bool:
+    """Whether the tokens of a case leave several mistakes, and no input was found that tells them apart."""
+    several = any(
+        len(trace["explanations"]) > 1 and trace["subject"]["detail"] == "tokens" for trace in document["traces"]
+    )
+    return several and not document["next_inputs"]
 
 
 def _table(lines: list[tuple[dict[str, Any], str, dict[str, Any]]]) -> Table:

@@ -182,6 +182,10 @@ def test_the_command_asks_and_says_what_is_left(
     assert {step.case for step in read_steps(kept)} == {TEXT}
     answer = call("diagnose", golden.bundle, "--tokens", tokens, "--ask", registry.FOREIGN[0])
     answer.refuses("exists already; give it with --tokens")
+    with monkeypatch.context() as patch:
+        patch.setattr("parity.diagnosis.telling_apart.APART", 1e9)
+        answer = call("diagnose", golden.bundle, "--tokens", tokens)
+        assert "No other case of the bundle tells these mistakes apart" in answer.stdout
     both = call("diagnose", golden.bundle, "--tokens", tokens, "--tokens", kept, "--json")
     assert json.loads(both.stdout)["conclusion"]["text"] == "explained by pictures"
 
