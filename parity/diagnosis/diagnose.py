@@ -180,12 +180,15 @@ def evidence_of(result: Judged) -> TraceEvidence | None:
     return TraceEvidence(subject, reference, floors, known)
 
 
-def runs_of(bundle: Bundle, result: Judged, checkpoints: Sequence[Path]) -> PlantedRuns:
+def runs_of(
+    bundle: Bundle, result: Judged, checkpoints: Sequence[Path], *, may_change_nothing: bool = False
+) -> PlantedRuns:
     """Return the runs of the port on the case of a result. Raises ParityError without its checkpoint."""
     case = bundle.cases[result.case]
     assert result.subject is not None
     dtype = result.subject.dtype if result.stage == "model" else "float32"
-    return PlantedRuns(case, checkpoint_of(case, checkpoints), dtype=dtype)
+    folder = checkpoint_of(case, checkpoints)
+    return PlantedRuns(case, folder, dtype=dtype, may_change_nothing=may_change_nothing)
 
 
 def checkpoint_of(case: BundleCase, checkpoints: Sequence[Path]) -> Path:
@@ -243,7 +246,7 @@ def _fits(bundle: Bundle, mutants: tuple[Mutant, ...], sound: Sequence[Diagnosed
     """Whether mistakes leave the traces as they are that did not diverge."""
     for item in sound:
         if item.evidence is not None and item.evidence.before:
-            runs = runs_of(bundle, item.judged, checkpoints)
+            runs = runs_of(bundle, item.judged, checkpoints, may_change_nothing=True)
             if not attempt(item.evidence, item.judged.stage, runs, mutants, next(iter(item.evidence.before))).explains:
                 return False
     return True

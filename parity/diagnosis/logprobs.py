@@ -17,7 +17,7 @@ from parity.core.floors import Floors
 from parity.core.trace import Entry, SeamKey, Trace
 from parity.diagnosis.evidence import Residue
 
-_BETWEEN_RUNS = 0.5  # gates
+BETWEEN_RUNS = 0.5  # gates
 _TOP = 20  # log-probabilities of each step, as engines give them
 
 
@@ -43,7 +43,7 @@ class LogprobEvidence:
 
     def residue(self, key: SeamKey, array: np.ndarray, spread: float = 0.0) -> Residue:
         # The gate is a bound that no correct run comes near, because a row's largest peak counts twice in it.
-        return self._residue(key, array, _BETWEEN_RUNS, spread)
+        return self._residue(key, array, BETWEEN_RUNS, spread)
 
     def off(self, values: Mapping[SeamKey, np.ndarray]) -> dict[Place, float]:
         """Return how far the given log-probabilities are from those of a run at most, in nats, at each place.

@@ -18,13 +18,13 @@ from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
 from parity.diagnosis.diagnose import Diagnosed, Explanation, checkpoint_of, explanation, only, runs_of, tokens_result
 from parity.diagnosis.evidence import first_failing
-from parity.diagnosis.logprobs import LogprobEvidence, likeliest
+from parity.diagnosis.logprobs import BETWEEN_RUNS, LogprobEvidence, likeliest
 from parity.diagnosis.planted import MODEL, PlantedRuns
 from parity.diagnosis.search import Found, attempt
 from parity.diagnosis.symptoms import symptoms_of_tokens
 
-# An engine may be half a gate from its hypothesis, so two that are further apart than this cannot both explain it.
-APART = 2.0
+# An engine may be so far from its hypothesis, so two that are further apart than this cannot both explain it.
+APART = 2 * BETWEEN_RUNS
 
 Ask = Callable[[BundleCase, Path], JudgedTokens]
 
@@ -92,7 +92,8 @@ def next_input(
     proposed = []
     for name, case in bundle.cases.items():
         if name not in without and dtype in case.dtypes and _askable(case, checkpoints):
-            runs = PlantedRuns(case, checkpoint_of(case, checkpoints), dtype=dtype)
+            folder = checkpoint_of(case, checkpoints)
+            runs = PlantedRuns(case, folder, dtype=dtype, may_change_nothing=True)
             proposed.append(_separation(case, runs, one, other))
             item.cost.add(runs.cost)
     best = max((each for each in proposed if each is not None), key=lambda each: each.separation, default=None)
@@ -133,7 +134,7 @@ def _tried(
     evidence = LogprobEvidence(judged.given, reference, floors)
     failing = first_failing(evidence)
     first = failing or next(iter(evidence.before))
-    runs = runs_of(bundle, result, checkpoints)
+    runs = runs_of(bundle, result, checkpoints, may_change_nothing=True)
     trials = [attempt(evidence, MODEL, runs, each.mutants, first) for each in explanations]
     explaining = [trial for trial in trials if trial.explains]
     left = tuple(tuple(mutant.id for mutant in trial.mutants) for trial in explaining)
