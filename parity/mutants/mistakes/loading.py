@@ -49,7 +49,8 @@ def _swapped(left: str, right: str) -> AbstractContextManager[None]:
 
 
 def _flag_of_text_config(raw: dict[str, Any]) -> dict[str, Any]:
-    return {**raw, "tie_word_embeddings": raw["text_config"].get("tie_word_embeddings", False)}
+    text = raw.get("text_config")  # bad input may lack it, or hold something else
+    return {**raw, "tie_word_embeddings": text.get("tie_word_embeddings", False)} if isinstance(text, dict) else raw
 
 
 def _no_deepstack(raw: dict[str, Any]) -> dict[str, Any]:
