@@ -57,6 +57,7 @@ def check_stage(case: BundleCase, stage: str, dtype: str) -> tuple[BundleTrace, 
                 _check_float(reference, entry, floors, dtype)
         else:
             _check_model(case, reference, floors, dtype)
+        floors.check_runs()
     except (ValueError, IndexError) as error:  # numpy's, where shapes do not fit each other
         raise BundleError(f"the bundle's {stage} stage of {case.name}, {dtype}: {error}") from None
     return reference, floors

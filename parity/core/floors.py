@@ -92,6 +92,16 @@ class Floors:
         """Return the largest distance of any compared row in each correct run. Empty if a bundle does not have it."""
         return self._runs.get(entry.key, ())
 
+    def check_runs(self) -> None:
+        """Raise TraceError unless the furthest run of every value is as far as its furthest row."""
+        for entry, spread in self.measured():
+            furthest, runs = float(spread.max(initial=0.0)), self.runs(entry)
+            if runs and not math.isclose(max(runs), furthest, rel_tol=1e-6, abs_tol=_SMALLEST):
+                raise TraceError(
+                    f"the furthest run at {entry.key} is said to be {max(runs):.6g} from the reference, the furthest "
+                    f"row of its floors is {furthest:.6g} from it; make the bundle again"
+                )
+
     def dtype(self, entry: Entry) -> str:
         """Return the dtype of this value in the correct runs. The gate uses its ulp."""
         return self._dtypes.get(entry.key, entry.dtype)
@@ -131,7 +141,7 @@ class Floors:
                         floors._peaks[entry.key] = peaks[0]
                     floors._dtypes[entry.key] = _float_dtype(path, entry, dtypes[name])
                 if runs is not None:
-                    floors._runs = _read_runs(path, runs, floors, entries)
+                    floors._runs = _read_runs(path, runs, entries)
         except (OSError, SafetensorError, AttributeError, TypeError) as error:
             raise TraceError(f"{path} cannot be read: {error}") from None
         return floors
@@ -205,21 +215,15 @@ def _checked(path: Path, entry: Entry, handle: Any) -> np.ndarray:
     return found
 
 
-def _read_runs(path: Path, text: str, floors: Floors, entries: Mapping[str, Entry]) -> dict[SeamKey, tuple[float, ...]]:
-    """Return the distance of each run. Raises TraceError unless the furthest is the floor of the furthest row."""
+def _read_runs(path: Path, text: str, entries: Mapping[str, Entry]) -> dict[SeamKey, tuple[float, ...]]:
+    """Return the distance of each run. Raises TraceError unless they are distances of the yardstick's values."""
     try:
         runs = {entries[name].key: tuple(map(float, found)) for name, found in json.loads(text).items()}
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise TraceError(f"{path} has distances of runs that cannot be read: {error}") from None
-    measured = {entry.key: float(spread.max(initial=0.0)) for entry, spread in floors.measured()}
     for key, found in runs.items():
-        furthest = measured.get(key)
-        good = furthest is not None and found and all(math.isfinite(far) and far >= 0 for far in found)
-        if not good or not math.isclose(max(found), furthest or 0.0, rel_tol=1e-6, abs_tol=_SMALLEST):
-            raise TraceError(
-                f"{path} says that the runs at {key} are {list(found)[:8]} from the reference; the furthest row of its "
-                f"floors is {furthest}; make the bundle again"
-            )
+        if not found or not all(math.isfinite(far) and far >= 0 for far in found):
+            raise TraceError(f"{path} has runs at {key} whose distances are {list(found)[:8]}; they are 0 or larger")
     return runs
 
 

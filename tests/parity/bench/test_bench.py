@@ -322,13 +322,14 @@ def test_a_slowed_work_takes_longer() -> None:
 
 
 @pytest.mark.engine
-def test_mistralrs_is_timed_in_pairs_with_the_port(sides: Sides) -> None:
+def test_mistralrs_is_timed_in_pairs_with_the_port(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parity.bench.beside.pairs_wanted", lambda *_: 6)
     sizes = dataclasses.replace(SMALL, context=8, steps=2)
     prefill, decode = beside_mistralrs(sides, sizes, budget=0.1)
     assert (prefill.name, decode.name) == ("prefill-last", "decode-1")
     assert decode.engine.startswith("mistral.rs ")
     for found in (prefill, decode):
-        assert found.ratio.pairs == len(found.pairs.first) == len(found.pairs.second) >= 6
+        assert found.ratio.pairs == len(found.pairs.first) == len(found.pairs.second) == 6
         assert min(*found.pairs.first, *found.pairs.second) > 0
         assert found.ratio.low <= found.ratio.middle <= found.ratio.high
     assert prefill.amount > 8  # the words and the chat's own tokens

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +81,14 @@ def _judged(bundle: Bundle, path: Path) -> JudgedTokens:
     return judge_tokens(case_of(bundle, steps), steps, "float32")
 
 
-@pytest.fixture
-def class_of_two(golden: Golden, tmp_path: Path) -> Callable[[Mutant], list[Diagnosed]]:
+@pytest.fixture(scope="module")
+def class_of_two(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Mutant], list[Diagnosed]]:
+    """Diagnoses a mistake from the case with a picture, once for each mistake."""
+
+    @cache
     def diagnosed(mistake: Mutant) -> list[Diagnosed]:
         bundle = Bundle(golden.bundle)
-        judged = _judged(bundle, _tokens(golden, PICTURE, [mistake], tmp_path))
+        judged = _judged(bundle, _tokens(golden, PICTURE, [mistake], tmp_path_factory.mktemp("tokens")))
         return diagnose_tokens(bundle, [judged], library=LIBRARY)
 
     return diagnosed

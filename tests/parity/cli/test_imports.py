@@ -175,6 +175,7 @@ def test_a_command_imports_only_what_it_needs(
     assert _parity(*arguments) == (code, allowed)
 
 
+@pytest.mark.slow
 def test_the_list_of_imports_shows_what_is_imported() -> None:
     # Or the tests above would pass with any import.
     assert _parity("run", "--case", "text", "--no-timing")[1] >= {"torch", "transformers", "pandas"}

@@ -76,6 +76,7 @@ def test_json_is_one_document_and_nothing_else(media: Path) -> None:
     assert len(done.stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_and_colours(media: Path) -> None:
     code, shown = _on_terminal("run", "seeded", *QUICK, "--image", media / "good.png")
     assert code == 0
@@ -85,7 +86,10 @@ def test_a_terminal_gets_a_bar_and_colours(media: Path) -> None:
     assert "Traceback" not in shown
 
 
-@pytest.mark.parametrize(("number", "moment"), [(signal.SIGINT, "loading weights"), (signal.SIGTERM, "reference (")])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [(signal.SIGINT, "loading weights"), pytest.param(signal.SIGTERM, "reference (", marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_the_run_and_leaves_nothing(number: int, moment: str, work: Path) -> None:
     code, shown = _on_terminal(
         "run",
@@ -173,9 +177,8 @@ def test_a_disk_that_is_full_is_no_defect_of_the_harness(media: Path, work: Path
 SCRIPT = [str(Path(sys.executable).parent / "parity")]
 
 
-@pytest.mark.parametrize(
-    "command", [SCRIPT, pytest.param(COMMAND, marks=pytest.mark.slow)], ids=["parity", "python -m parity"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [SCRIPT, COMMAND], ids=["parity", "python -m parity"])
 def test_it_works_among_modules_of_the_same_names(command: list[str], work: Path, tiny: Path) -> None:
     """Our packages have general names; a user's repository may have a port.py and a reports/ of its own."""
     for name in ("port.py", "reports/__init__.py", "reference/__init__.py", "tests/__init__.py"):

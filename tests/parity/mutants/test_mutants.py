@@ -346,6 +346,7 @@ def test_a_port_that_fails_without_a_mutant_is_no_place_to_try_one(loader: Any) 
         prepare(every_case()["text"], loader, dtype="float32")
 
 
+@pytest.mark.slow
 def test_a_trained_stream_hides_what_a_faint_one_shows(loader: Any) -> None:
     """Measured, not declared: eps is nothing beside a loud row, and bfloat16 weights have no more bits to lose."""
     names = ("final-norm-eps", "text-second-norm-eps", "weights-in-bf16", "embedding-in-bf16")
