@@ -97,6 +97,7 @@ def test_the_terminal_shows_the_mistake_and_a_bug_report(golden: Golden, subject
     assert (tmp_path / "report" / "diagnosis.csv").is_file()
 
 
+@pytest.mark.slow
 def test_a_mistake_is_named_from_a_coarse_trace(golden: Golden, subject: Subject) -> None:
     bound = ("input_ids", "attention_mask", "image_grid_thw", "text.embed_tokens")
     kept = (*bound, "vision.blocks.1.out", "vision.merger", "vision.deepstack.0", "text.norm", "logits")

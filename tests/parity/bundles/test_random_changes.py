@@ -18,7 +18,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return prepare(tmp_path_factory.mktemp("changes"))
 
 
-@pytest.mark.parametrize("kind", SHARES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if "beyond" in kind else []) for kind in SHARES]
+)
 def test_no_random_change_hides_a_difference(kind: str, place: Place) -> None:
     found = work(place, (kind, 15, 1))
     assert found.total() == 15

@@ -58,6 +58,7 @@ def _on_terminal(
     return process.wait(timeout=60), shown
 
 
+@pytest.mark.slow
 def test_json_is_one_document_and_nothing_else(media: Path) -> None:
     command = [
         *COMMAND,
