@@ -66,8 +66,9 @@ def bug_report(found: Sequence[Diagnosed], *, hypotheses: int, command: str, bun
     for item in diverged:
         if item.symptoms is not None:
             lines.append(f"Case {item.judged.case}: {item.symptoms.sentence()}.")
-    causes = {one.ids: one for item in diverged for one in item.explanations}
-    for ids, one in list(causes.items())[:_DETAILED]:
+    # The figures of a cause are those of the first case that it explains.
+    causes = {one.ids: one for item in reversed(diverged) for one in reversed(item.explanations)}
+    for ids, one in list(reversed(causes.items()))[:_DETAILED]:
         titles = "; and ".join(mutant.title for mutant in one.mutants)
         lines.append(
             f"Likely cause ({' with '.join(ids)}): {titles}. With it planted in a correct port, the worst row at the "

@@ -113,7 +113,8 @@ def _causes(document: Document) -> Table:
         Column("worst after", numeric=True),
         Column("failing rows explained", numeric=True),
     ]
-    lead = "Causes of the same trace cannot be told apart by it." if len(rows) > 1 else ""
+    alike = any(len(trace["explanations"]) > 1 for trace in document["traces"])
+    lead = "Causes of the same trace cannot be told apart by it." if alike else ""
     return Table(id="causes", title="Mistakes", columns=columns, rows=rows, lead=lead, empty="No mistake is near.")
 
 
