@@ -25,7 +25,7 @@ VENV = HERE / ".venv"
 # The oldest supported transformers. It is put in front of the shared environment, so that torch is not installed twice.
 OLDEST = ("transformers==4.57.6", "huggingface-hub>=0.34,<1.0", "tokenizers>=0.22,<0.23")
 # Cases that together show most known mistakes; small, because every mistake is planted on each.
-DIAGNOSED = ("config-traps", "trained-picture", "batch-3-chunked", "long-right", "other-requests")
+DIAGNOSED = ("config-traps", "trained-picture", "batch-3-chunked", "long-right", "other-requests", "generation-left")
 OVERLAY = HERE / ".nox" / "transformers-4.57"
 
 
@@ -101,7 +101,7 @@ def diagnose(session: nox.Session) -> None:
     """Plant every known mistake in the port, and see how often a diagnosis names it: from full and coarse traces, and
     from log-probabilities; and how often it says that none fits once the right one is taken out.
 
-    Arguments replace those of ``python -m parity.diagnosis.rates``, such as ``-- BUNDLE --minutes 10``.
+    Arguments replace those of ``python -m parity.diagnosis.rates``, such as ``-- BUNDLE --minutes 3 --workers 2``.
     """
     bundle = "parity-reports/diagnose-bundle"
     if not session.posargs:

@@ -21,7 +21,7 @@ from parity.core.floors import Floors
 from parity.core.gates import DEFAULT_GATE
 from parity.seams.model import Dimensions
 
-BUNDLE_VERSION = "1.0"
+BUNDLE_VERSION = "1.1"
 
 # Stages whose float seams are judged by floors.
 FLOORED = ("model", "generation")
@@ -121,7 +121,10 @@ def gate_section() -> dict[str, Any]:
 def _check_version(folder: Path, document: Any) -> None:
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != BUNDLE_VERSION:
-        raise BundleError(f"{folder / BUNDLE} has the schema {version!r}, this version reads {BUNDLE_VERSION!r}")
+        raise BundleError(
+            f"{folder / BUNDLE} has the schema {version!r}, this version reads {BUNDLE_VERSION!r}; make the bundle "
+            "again with this version"
+        )
 
 
 def _checked_digest(folder: Path, document: Mapping[str, Any], wanted: str | None) -> str:

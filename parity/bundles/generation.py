@@ -99,19 +99,17 @@ def _check_token(
     tokens = reference.read(SeamKey(TOKENS.name, call))
     seen = reference.labels(rows_of(SeamKey(TOKENS.name, call))) != PADDING
     scores = reference.read(SeamKey(PENALTY.name, call))  # (B, V)
-    for row in np.flatnonzero(seen):
-        token = int(tokens[row])
+    for row, token in enumerate(tokens.tolist()):
         if not 0 <= token < scores.shape[1]:
             raise BundleError(f"its token {token} of row {row} ({where}) is not in the vocabulary of {scores.shape[1]}")
-        if not do_sample and scores[row, token] < scores[row].max():
+        if seen[row] and not do_sample and scores[row, token] < scores[row].max():
             raise BundleError(f"its token {token} of row {row} ({where}) is not the likeliest")
     if do_sample:
         _check_drawn(reference, drawn, rows, np.flatnonzero(seen), tokens, where)
     ended = reference.read(SeamKey(ENDED.name, call)).astype(bool)
-    if (over & ~ended)[rows].any():
-        raise BundleError(f"its rows that have ended go on at {where}")
-    after: np.ndarray = over | ended
-    return after
+    if (over & ~ended).any():
+        raise BundleError(f"its rows {np.flatnonzero(over & ~ended).tolist()} have ended, but go on at {where}")
+    return ended
 
 
 def _check_drawn(

@@ -1,8 +1,9 @@
 """The reference's trace in a bundle: ``seams.json`` and packed safetensors files.
 
 Three things make it small. Float seams are stored as float32: that moves a number by at most 6e-8 of itself, a fraction
-of the narrowest gate (one ulp of float32, 1.2e-7), and the floors are measured before it. Rows at padding are left out.
-Of seams that others predict, only the difference of the bits is stored, see ``prediction``. The last two lose nothing.
+of the narrowest gate (one ulp of float32, 1.2e-7), and the floors are measured before it. Rows at padding are left out,
+except where an engine goes on with them. Of seams that others predict, only the difference of the bits is stored, see
+``prediction``. The last two lose nothing.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from parity.core.trace import (
     Trace,
     check_value,
 )
+from parity.seams.generation import FED
 
 SEAMS = "seams.json"
 _SHARD_BYTES = 64 * 2**20
@@ -85,7 +87,7 @@ class BundleTrace(Trace):
         if key not in self._entries:
             raise TraceError(f"{self.folder} has no value {key}")
         entry = self._entries[key]
-        used = compared(self, entry)
+        used = stored_rows(self, entry)
         array = unpack(self._stored(key), entry, used)
         guess = predicted(self, entry, self._known)
         if guess is not None:
@@ -136,6 +138,15 @@ def compared(trace: Trace, entry: Entry) -> np.ndarray:
     return used
 
 
+def stored_rows(trace: Trace, entry: Entry) -> np.ndarray:
+    """Return which rows (rows,) of a value are stored: those that are compared.
+
+    Of values with which an engine goes on, all rows are: an engine must be told that a row has ended.
+    """
+    used = compared(trace, entry)
+    return np.ones_like(used) if entry.key.name in FED else used
+
+
 def write_trace(trace: Trace, folder: Path, *, checkpoint: str | None, known: Known = NOTHING) -> None:
     """Write a trace to a new folder, with at most one file's tensors in memory.
 
@@ -151,7 +162,7 @@ def write_trace(trace: Trace, folder: Path, *, checkpoint: str | None, known: Kn
     stored = _Narrow(trace)
     for entry in stored:
         array = stored.read(entry.key)
-        used = compared(trace, entry)
+        used = stored_rows(trace, entry)
         rows = compared_rows(array, entry.token_axes, used)
         guess, check = predicted(stored, entry, known), None
         if guess is not None:
@@ -218,7 +229,7 @@ class _Narrow(Trace):
         entry = self._entries[key]
         array = self._trace.read(key).astype(DTYPES[entry.dtype])
         rows = np.moveaxis(array, entry.token_axes, range(len(entry.token_axes)))
-        rows[~compared(self, entry).reshape(entry.token_shape)] = 0
+        rows[~stored_rows(self, entry).reshape(entry.token_shape)] = 0
         return array
 
     def labels(self, key: SeamKey) -> np.ndarray:

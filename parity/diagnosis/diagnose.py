@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from parity.bundles.bundle import Bundle, BundleCase
+from parity.bundles.bundle import FLOORED, Bundle, BundleCase
 from parity.bundles.judging import Judged, Selection, judge_folder
 from parity.bundles.tokens.blackbox import JudgedTokens
 from parity.core.digest import checkpoint_digest
@@ -186,7 +186,7 @@ def runs_of(
     """Return the runs of the port on the case of a result. Raises ParityError without its checkpoint."""
     case = bundle.cases[result.case]
     assert result.subject is not None
-    dtype = result.subject.dtype if result.stage == "model" else "float32"
+    dtype = result.subject.dtype if result.stage in FLOORED else "float32"
     folder = checkpoint_of(case, checkpoints)
     return PlantedRuns(case, folder, dtype=dtype, may_change_nothing=may_change_nothing)
 
@@ -225,7 +225,7 @@ def explanation(evidence: Evidence, trial: Trial, first: SeamKey | None) -> Expl
 def _agreeing(bundle: Bundle, found: Sequence[Diagnosed], checkpoints: Sequence[Path]) -> list[Diagnosed]:
     """Drop explanations that the other traces of the same stage contradict."""
     kept = list(found)
-    for stage in ("processor", "model"):
+    for stage in ("processor", *FLOORED):
         group = [at for at, item in enumerate(found) if item.judged.stage == stage]
         named = [{one.ids for one in found[at].explanations} for at in group if found[at].explanations]
         common = set.intersection(*named) if named else set()

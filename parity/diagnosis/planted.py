@@ -3,8 +3,9 @@ reference's model."""
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from parity.bundles.bundle import BundleCase
+from parity.bundles.generation import plans_of
 from parity.cases.media_batch import MediaBatch
 from parity.core.errors import ParityError
 from parity.core.metrics import as_rows, row_errors
@@ -23,20 +25,23 @@ from parity.core.trace import SeamKey
 from parity.engines.base import Sink, TensorMap
 from parity.engines.busy import BusyPortEngine, OtherRequest, OtherRequests
 from parity.engines.dtypes import DTYPES
+from parity.engines.generation import GenerationRequest, PortGeneration
 from parity.engines.port import PortProcessor, port_processor
 from parity.kernels.base import Kernels, computing_with
 from parity.kernels.plain import PlainKernels
 from parity.mutants.base import Mutant
+from parity.runs.fed import Fed
 from parity.runs.recorder import Recorder
+from parity.seams.generation import LOGITS, expected_generation_seams
 from parity.seams.model import expected_model_seams
 from parity.seams.processor import expected_processor_seams
 from parity.seams.spec import Expected
-from port import Inputs, Qwen3VL, listening, load_model
+from port import Inputs, Processor, Qwen3VL, listening, load_model
 from reference.media import PicturePath, VideoPath
 from reference.nudge import moved
 
 OnValue = Callable[[SeamKey, np.ndarray], object]
-PROCESSOR, MODEL = "processor", "model"
+PROCESSOR, MODEL, GENERATION = "processor", "model", "generation"
 
 
 class Enough(Exception):
@@ -79,6 +84,8 @@ class PlantedRuns:
         images, videos = self.case.count("image"), self.case.count("video")
         if stage == PROCESSOR:
             return expected_processor_seams(images, videos, image_step=1.0, video_step=1.0)
+        if stage == GENERATION:
+            return expected_generation_seams(plans_of(self._requests, len(self.case.record["rows"])))
         steps = self.case.record["decode_steps"]
         return expected_model_seams(self.case.dimensions, decode_steps=steps, images=images > 0, videos=videos > 0)
 
@@ -93,7 +100,7 @@ class PlantedRuns:
     ) -> str | None:
         """Run a stage with the mistakes planted, and send every value to ``on_value``.
 
-        With ``nudge`` (a seed), embeddings are moved by one ulp of float32.
+        With ``nudge`` (a seed), embeddings are moved by one ulp of float32; while generating, the logits.
 
         A mistake of the processor on the model stage changes the inputs of the model. Returns the error of the run as
         text, if a mistake made it fail. ``on_value`` may raise ``Enough`` to stop.
@@ -105,8 +112,7 @@ class PlantedRuns:
             with ExitStack() as stack:
                 for mutant in mutants:
                     stack.enter_context(mutant.plant())
-                recorder = Recorder(expected, guard, chunks=self._chunks(mutants, stage))
-                self._run(mutants, stage, recorder if nudge is None else _Nudged(recorder, nudge), kernels)
+                self._run(mutants, stage, self._sink(expected, guard, mutants, stage, nudge), kernels)
         except Enough:
             pass
         except Exception as error:  # a mistake may fail in any way
@@ -141,9 +147,20 @@ class PlantedRuns:
                     found[key] = max(found.get(key, 0.0), _distance(array, own[key], self._axes[key]))
         return found
 
+    def _sink(
+        self, expected: Sequence[Expected], on_value: OnValue, mutants: Sequence[Mutant], stage: str, nudge: int | None
+    ) -> Sink:
+        if stage == GENERATION:
+            return Recorder(expected, on_value, instead=self._fed, nudge=nudge)
+        recorder = Recorder(expected, on_value, chunks=self._chunks(mutants, stage))
+        return recorder if nudge is None else _Nudged(recorder, nudge)
+
     def _run(self, mutants: Sequence[Mutant], stage: str, sink: Sink, kernels: Kernels | None) -> None:
         if stage == PROCESSOR:
             PortProcessor(port_processor(self.checkpoint)).process(self._batch(self.case.record), sink)
+            return
+        if stage == GENERATION:
+            self._generate(any(mutant.loads for mutant in mutants), sink, kernels)
             return
         inputs: TensorMap = self._inputs
         if any(mutant.stage == PROCESSOR for mutant in mutants):
@@ -158,6 +175,17 @@ class PlantedRuns:
         with nullcontext() if kernels is None else computing_with(kernels):
             engine.trace(inputs, tokens, steps=tokens.shape[1], sink=sink)
 
+    def _generate(self, anew: bool, sink: Sink, kernels: Kernels | None) -> None:
+        model = load_model(self.checkpoint, dtype=DTYPES[self.dtype]) if anew else self._model
+        processor = port_processor(self.checkpoint) if anew else self._processor
+        engine = PortGeneration(model, processor, self._others, chunk=self.case.record["chunk"])
+        with nullcontext() if kernels is None else computing_with(kernels):
+            for number, asked in enumerate(self._requests):
+                folder = Path(self._spool.name) / f"request-{number}"
+                folder.mkdir(exist_ok=True)
+                (folder / "generation_config.json").write_text(json.dumps(asked["config"]), encoding="utf-8")
+                engine.generate(self._inputs, GenerationRequest(folder, asked["max_new_tokens"], asked["seed"]), sink)
+
     def _chunks(self, mutants: Sequence[Mutant], stage: str) -> int:
         chunk = self.case.record["chunk"]
         if stage == PROCESSOR or chunk is None:
@@ -169,7 +197,20 @@ class PlantedRuns:
 
     @cached_property
     def _axes(self) -> dict[SeamKey, tuple[int, ...]]:
-        return {item.key: item.spec.token_axes for stage in (PROCESSOR, MODEL) for item in self.expected(stage)}
+        return {item.key: item.spec.token_axes for stage in self.case.stages for item in self.expected(stage)}
+
+    @property
+    def _requests(self) -> Sequence[Mapping[str, Any]]:
+        requests: Sequence[Mapping[str, Any]] = self.case.record["generation"]["requests"]
+        return requests
+
+    @cached_property
+    def _fed(self) -> Fed:
+        return Fed(self.case.reference(GENERATION, self.dtype))
+
+    @cached_property
+    def _processor(self) -> Processor:
+        return port_processor(self.checkpoint)
 
     @cached_property
     def _model(self) -> Qwen3VL:
@@ -251,7 +292,7 @@ class _Guard:
 
     def __call__(self, key: SeamKey, array: np.ndarray) -> None:
         self.seen += 1
-        if not key.name.startswith("vision."):
+        if key.name == LOGITS.name or not key.name.startswith(("vision.", "generation.")):
             self._calls.add(key.call)
         try:
             self._on_value(key, array)
@@ -262,4 +303,4 @@ class _Guard:
             raise
 
     def passes(self, stage: str) -> int:
-        return len(self._calls) if stage == MODEL else 0
+        return 0 if stage == PROCESSOR else len(self._calls)

@@ -33,6 +33,8 @@ _LEFT = 0.5  # of what is wrong may be left by an explanation
 _CLASS = 4.0  # an explanation that leaves this many times as much as the best one is dropped
 _NOISE = 0.05  # a ratio below which two explanations are equally good
 _NEAR = 0.5  # a mistake is near if it takes away at least half of the first divergence
+# A mistake in the model shows in generation at the logits; all that follows goes on with the reference's.
+_MADE_BY_THE_MODEL = "generation.logits"
 # The seams of the model that a mistake in the processor changes first.
 _FED = ("input_ids", "attention_mask", "image_pixels", "image_grid_thw", "video_pixels", "video_grid_thw")
 
@@ -226,10 +228,13 @@ def plausible(
     last = evidence.order[first]
     open_keys = [key for key, at in evidence.order.items() if at <= last and key not in passed]
     fed = any(key.name in _FED for key in open_keys)
+    made = any(key.name == _MADE_BY_THE_MODEL for key in open_keys)
 
     def possible(mutant: Mutant) -> bool:
         if mutant.stage == "processor" and stage == "model":
             return fed
+        if mutant.stage == "model" and stage == "generation":
+            return made
         if mutant.stage != stage or mutant.is_at("loading", "loading"):
             return False
         pattern = seam_pattern(mutant.seam)

@@ -48,8 +48,14 @@ class Symptoms:
             tokens += f" ({', '.join(self.sound_kinds)} are right)"
         return (
             f"{where}; component {' or '.join(self.components[:_SHOWN]) or 'unknown'}; {tokens}; "
-            f"{', '.join(self.steps)}; {self.rows_failed} of {self.rows} rows"
+            f"{_some(self.steps)}; {self.rows_failed} of {self.rows} rows"
         )
+
+
+def _some(steps: Sequence[str]) -> str:
+    """Name the first steps, and how many follow."""
+    more = len(steps) - _SHOWN
+    return ", ".join(steps[:_SHOWN]) + (f" and {more} more steps" if more > 0 else "")
 
 
 def symptoms(findings: Sequence[Finding], first: SeamKey) -> Symptoms:

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from parity.cases.case import Request
 from parity.core.errors import ParityError
-from parity.core.trace import PADDING, Description, Entry, SeamKey, Trace
+from parity.core.trace import PADDING, Description, SeamKey
 from parity.engines.base import Sink, TensorMap
 from parity.engines.generation import GenerationRequest, GenerationSubject, code_points, settings_tensor
 from parity.engines.reference import ReferenceEngine
+from parity.runs.fed import Fed
 from parity.runs.inputs import CaseInputs
 from parity.runs.recorder import OnValue, Recorder, to_numpy
 from parity.runs.stages.model_stage import floor_variants
@@ -33,7 +34,7 @@ from parity.runs.stages.sampling import Decided, decide, scores_of
 from parity.runs.stages.stage import Stage
 from parity.runs.store import NOT_KEPT, Labels, TraceStore
 from parity.runs.yardstick import Progress, ReferenceRun, measure_yardstick
-from parity.seams.generation import FED, RequestPlan, expected_generation_seams, row_seed, rows_of
+from parity.seams.generation import RequestPlan, expected_generation_seams, row_seed, rows_of
 from parity.seams.labels import KINDS, TokenKind
 from reference.generation import Sampler, sampler
 from reference.model import ReferenceModel
@@ -97,24 +98,7 @@ class GenerationStage(Stage[GenerationSubject]):
 
     def recorder(self, on_value: OnValue, *, isolated: bool = False, copies: bool = True) -> Recorder:
         """Return a sink that passes on every value, and returns the yardstick's logits, tokens and ends."""
-        return Recorder(self.expected, on_value, instead=_Fed(self.yardstick.trace), copies=copies)
-
-
-class _Fed(Trace):
-    """The values of a trace with which both sides go on."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.description, self._trace = trace.description, trace
-        self._entries = {key: entry for key, entry in trace.entries().items() if key.name in FED}
-
-    def entries(self) -> Mapping[SeamKey, Entry]:
-        return self._entries
-
-    def read(self, key: SeamKey) -> np.ndarray:
-        return self._trace.read(key)
-
-    def labels(self, key: SeamKey) -> np.ndarray:
-        return self._trace.labels(key)
+        return Recorder(self.expected, on_value, instead=Fed(self.yardstick.trace), copies=copies)
 
 
 def generation_stage(

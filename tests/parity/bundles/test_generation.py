@@ -19,8 +19,14 @@ from parity.bundles.trace import BundleTrace
 from parity.cases.case import TINY, Case, Request
 from parity.cases.generation import config
 from parity.core.errors import ParityError
-from parity.core.trace import PADDING, SeamKey
+from parity.core.trace import PADDING, Description, SeamKey
+from parity.core.values import ValuesTrace
 from parity.core.verdict import Verdict
+from parity.diagnosis.diagnose import diagnose
+from parity.diagnosis.differences import HYPOTHESES
+from parity.diagnosis.evidence import TraceEvidence
+from parity.diagnosis.planted import PlantedRuns
+from parity.diagnosis.search import Search
 from parity.mutants.registry import chosen
 from parity.runs.case_run import run_case
 from parity.runs.loader import Loader
@@ -94,6 +100,39 @@ def test_a_mistake_is_found(bundle: Bundle, traces: Callable[[str | None], Path]
     assert f"first divergence at {seam}" in reason
 
 
+@pytest.mark.parametrize("mutant", ["penalty-subtracted", "draw-one-generator", "ended-row-goes-on"])
+def test_a_mistake_is_named(bundle: Bundle, loader: Loader, traces: Callable[[str | None], Path], mutant: str) -> None:
+    checkpoint = loader.checkpoint(TINY)
+    found = diagnose(bundle, traces(mutant), Selection(stages=["generation"]), checkpoints=[checkpoint])
+    assert [one.ids for one in found[0].explanations] == [(mutant,)]
+
+
+def test_a_mistake_of_the_model_is_named_by_its_logits(bundle: Bundle, loader: Loader) -> None:
+    (mutant,) = chosen(["text-gqa-tiled"])
+    case = bundle.cases["talk"]
+    runs = PlantedRuns(case, loader.checkpoint(TINY), dtype="float32")
+    reference, floors = check_stage(case, "generation", "float32")
+    sound = runs.values((), "generation")
+    assert sound.keys() == reference.entries().keys()
+    subject = ValuesTrace(Description("engine", "", "float32", "talk"), runs.values((mutant,), "generation"))
+    search = Search(TraceEvidence(subject, reference, floors), "generation", runs)
+    assert search.first == SeamKey("generation.logits", 0)
+    found = search(HYPOTHESES)
+    assert mutant.id in [one.id for trial in found.explanations for one in trial.mutants]
+    assert (
+        Search(TraceEvidence(ValuesTrace(subject.description, sound), reference, floors), "generation", runs).first
+        is None
+    )
+
+
+def test_the_bundle_says_which_rows_have_ended(bundle: Bundle) -> None:
+    reference = bundle.cases["talk"].reference("generation", "float32")
+    ended = np.stack([reference.read(SeamKey("generation.ended", call)) for call in range(4)])  # (tokens, B)
+    assert ended[-1].all()
+    assert (ended[1:] >= ended[:-1]).all()
+    assert ended[1].any()
+
+
 def test_a_missing_trace_is_incomplete(bundle: Bundle, traces: Callable[[str | None], Path], tmp_path: Path) -> None:
     shutil.copytree(traces(None), tmp_path / "traces")
     shutil.rmtree(tmp_path / "traces" / "talk" / "subject-generation")
@@ -123,7 +162,8 @@ FORGED = {
     "a drawn token": (SeamKey("generation.tokens", 4), lambda x: x * 0, "has no probability"),
     "a token outside": (SeamKey("generation.tokens", 1), lambda x: x + 701, "is not in the vocabulary of 701"),
     "no probabilities": (SeamKey("generation.probabilities", 0), lambda x: x * 0.5, "do not add up to 1"),
-    "an end too late": (SeamKey("generation.ended", 3), lambda x: x & False, "have not ended"),
+    "an end too late": (SeamKey("generation.ended", 3), lambda x: x & False, "have ended, but go on"),
+    "a token after an end": (SeamKey("generation.tokens", 3), _set(0, 701), "is not in the vocabulary of 701"),
     "an end too early": (SeamKey("generation.ended", 0), lambda x: x | True, "leave out rows"),
     "another length": (SeamKey("generation.settings", 0), _set(6, 9.0), "asks for 4 tokens, its settings say 9"),
     "drawing": (SeamKey("generation.settings", 1), _set(0, 0.0), "draws: True"),

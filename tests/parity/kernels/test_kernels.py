@@ -123,6 +123,15 @@ def test_sums_that_are_not_replaced_are_an_error() -> None:
         torch.mv(torch.ones(2, 2), torch.ones(2))
 
 
+def test_what_torch_does_not_take_apart_in_inference_mode_is_replaced_too() -> None:
+    rows, weight = torch.randn(5, 96), torch.rand(96)
+    with computing_with(PlainKernels()):
+        expected = F.layer_norm(rows, (96,), weight)
+        with torch.inference_mode():
+            found = F.layer_norm(rows, (96,), weight)
+    assert torch.equal(found, expected)
+
+
 def test_other_convolutions_and_means_are_an_error() -> None:
     with computing_with(PlainKernels()):
         with pytest.raises(ParityError, match="only a kernel of the size of a patch"):
