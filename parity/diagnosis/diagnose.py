@@ -31,7 +31,8 @@ class Explanation:
     """Mistakes that explain all or a part of a trace.
 
     ``before`` and ``after`` are the ratios at the first divergence, of the reference and of the port with the mistakes;
-    ``worst`` is the largest ratio of any value after. ``stopped`` is the first value that is not explained.
+    ``worst`` is the largest ratio of any value after, ``largest`` the largest figure. ``stopped`` is the first value
+    that is not explained.
     """
 
     mutants: tuple[Mutant, ...]
@@ -40,6 +41,7 @@ class Explanation:
     figure_before: float | None
     figure_after: float | None
     worst: float
+    largest: float | None
     rows_failed: int
     rows_explained: int
     stopped: SeamKey | None = None
@@ -57,7 +59,8 @@ class Explanation:
 class Diagnosed:
     """The diagnosis of one trace, or of the tokens of one case. It is empty, but for the verdict, without a divergence.
 
-    ``evidence`` is what was compared, if anything was.
+    ``evidence`` is what was compared, if anything was. ``chain`` says how much known mistakes take away, one after the
+    other, where none explains a black box: first without any.
     """
 
     judged: Judged
@@ -66,6 +69,7 @@ class Diagnosed:
     symptoms: Symptoms | None = None
     explanations: Sequence[Explanation] = ()
     nearest: Explanation | None = None
+    chain: Sequence[Explanation] = ()
     cost: Cost = field(default_factory=Cost)
 
     @property
@@ -144,15 +148,16 @@ def _diagnosed_tokens(
     if search.first is None:
         return Diagnosed(result, evidence)
     found = search(library, beside=True)
-    nearest = None if found.nearest is None else explanation(evidence, search.whole(found.nearest.mutants), found.first)
+    chain = [] if found.explanations else [explanation(evidence, one, found.first) for one in search.chain(found)]
     return Diagnosed(
         result,
         evidence,
         found,
         symptoms_of_tokens(evidence.before, reference),
         [explanation(evidence, trial, found.first) for trial in found.explanations],
-        nearest,
-        runs.cost,
+        nearest=chain[-1] if len(chain) > 1 else None,
+        chain=chain,
+        cost=runs.cost,
     )
 
 
@@ -167,7 +172,7 @@ def explained(result: Judged, evidence: TraceEvidence, search: Search, found: Fo
         symptoms(result.findings, found.first),
         [explanation(evidence, trial, found.first) for trial in found.explanations],
         nearest,
-        cost,
+        cost=cost,
     )
 
 
@@ -216,6 +221,7 @@ def explanation(evidence: Evidence, trial: Trial, first: SeamKey | None) -> Expl
         before.figure,
         after.figure,
         trial.worst,
+        max((one.figure for one in trial.residues.values() if one.figure is not None), default=None),
         failing_rows(evidence.before),
         explained_rows(evidence, trial),
         trial.stopped,
@@ -277,12 +283,21 @@ def headline(found: Sequence[Diagnosed], hypotheses: int) -> str:
 
 def _unexplained(item: Diagnosed, hypotheses: int) -> str:
     text = f"{item.judged.case}: none of {hypotheses} known mistakes explains it"
-    if item.nearest is not None and item.nearest.share >= _WORTH:
+    if len(item.chain) > 1:
+        text += f"; {_taken_away(item.chain)}"
+    elif item.nearest is not None and item.nearest.share >= _WORTH:
         text += (
             f"; the nearest is {' with '.join(item.nearest.ids)}, which leaves {100 * (1 - item.nearest.share):.0f} % "
             "of the failing rows"
         )
     return f"{text}; {item.symptoms.sentence()}" if item.symptoms is not None else text
+
+
+def _taken_away(chain: Sequence[Explanation]) -> str:
+    """What known mistakes take away of a black box, one after the other."""
+    start, *steps = chain
+    words = [f"{one.ids[-1]} to {one.largest or 0:.2g}" for one in steps]
+    return f"of {start.largest or 0:.2g} nats, known mistakes leave less and less: {', then '.join(words)}"
 
 
 def by_id(found: Sequence[Diagnosed]) -> Mapping[tuple[str, ...], Explanation]:

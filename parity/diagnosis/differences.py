@@ -47,6 +47,15 @@ def _rounded_once(frames: Tensor, height: int, width: int) -> Tensor:
     return _bicubic(frames.float(), height, width).clamp(0, 255).round().byte()
 
 
+def _as_pillow(frames: Tensor, height: int, width: int) -> Tensor:
+    """Resize rows of pixels, then columns, each with exact weights and rounded to bytes.
+
+    Torch's weights for bytes have 15 bits. Pillow did it in this order until version 13, and llama.cpp does.
+    """
+    wide = _bicubic(frames.double(), frames.shape[2], width).clamp(0, 255).round()
+    return _bicubic(wide, height, width).clamp(0, 255).round().byte()
+
+
 def _padded(frames: Tensor, height: int, width: int) -> Tensor:
     """Keep the ratio of the sides, and fill the rest with black, half on each side."""
     old_height, old_width = frames.shape[2:]
@@ -57,7 +66,7 @@ def _padded(frames: Tensor, height: int, width: int) -> Tensor:
         inner = min(height, -(-old_height * width // old_width)), width
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
     found = torch.zeros(*frames.shape[:2], height, width, dtype=torch.uint8)
-    found[:, :, top : top + inner[0], left : left + inner[1]] = _bicubic(frames, *inner)
+    found[:, :, top : top + inner[0], left : left + inner[1]] = _as_pillow(frames, *inner)
     return found
 
 
@@ -69,8 +78,14 @@ DIFFERENCES = [
         source="mistral.rs 0.9.5, found by its log-probabilities",
     ),
     _resize(
+        "resize-as-pillow",
+        "a picture is resized with Pillow's weights, which are finer than torch's for bytes",
+        lambda: _with(_as_pillow),
+        source="transformers' processors that use Pillow; llama.cpp b11434, resize_pillow",
+    ),
+    _resize(
         "resize-padded",
-        "a resized picture keeps the ratio of its sides, and the rest is black",
+        "a resized picture keeps the ratio of its sides, the rest is black, and the weights are Pillow's",
         lambda: _with(_padded),
         source="llama.cpp, tools/mtmd (PAD_CEIL is the default), found by its log-probabilities",
     ),

@@ -32,6 +32,9 @@ _SURELY = 0.5  # of the gate may be left by two mistakes that explain a black bo
 _LEFT = 0.5  # of what is wrong may be left by an explanation
 _CLASS = 4.0  # an explanation that leaves this many times as much as the best one is dropped
 _NOISE = 0.05  # a ratio below which two explanations are equally good
+_CHAIN = 4  # mistakes that are planted together at most, to see how much known ones take away
+_STEP = 0.7  # and each of them leaves at most so much of what the others leave
+_REACH = 1.7  # a mistake that moves more than so many times what is left cannot do that
 _NEAR = 0.5  # a mistake is near if it takes away at least half of the first divergence
 # A mistake in the model shows in generation at the logits; all that follows goes on with the reference's.
 _MADE_BY_THE_MODEL = "generation.logits"
@@ -134,6 +137,28 @@ class Search:
         assert self.first is not None
         spread = self._spreads.get(_ids(mutants), {})
         return attempt(self.evidence, self.stage, self.runs, mutants, self.first, spread=spread, whole=True)
+
+    def chain(self, found: Found) -> list[Trial]:
+        """Plant one mistake after the other, each time the one that leaves least.
+
+        Returns the trial without a mistake and one for each step, all to the end of the run. It says how much of what a
+        black box shows known mistakes take away; that is not yet an explanation.
+        """
+        steps = [self.whole(())]
+        alone = {trial.mutants: self.whole(trial.mutants) for trial in found.trials if len(trial.mutants) == 1}
+        moved = {one: trial.typical for one, trial in alone.items() if trial.typical != steps[0].typical}
+        tried = dict(alone)
+        while len(steps) <= _CHAIN:
+            best = min(tried.values(), key=lambda trial: trial.typical, default=None)
+            if best is None or not best.typical <= _STEP * steps[-1].typical:
+                break
+            steps.append(best)
+            tried = {
+                one: self.whole((*best.mutants, *one))
+                for one, typical in moved.items()
+                if one[0] not in best.mutants and typical - steps[0].typical <= _REACH * best.typical
+            }
+        return steps
 
     def _plausible(self, first: SeamKey, passed: frozenset[SeamKey], library: Sequence[Mutant]) -> list[Mutant]:
         return plausible(self.evidence, self.stage, first, passed, library, self.runs.expected(self.stage))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,10 +86,21 @@ def model_traits(case: Case, inputs: CaseInputs, trace: Trace) -> frozenset[str]
         "weights finer than bfloat16": _stored_as(inputs.config) != "bfloat16",
         "faint stream": _faintest(trace, text["num_hidden_layers"] - 1) < FAINT,
         "set rms_norm_eps": text["rms_norm_eps"] != 1e-6,
+        "places left to time": _places_left(_section(text)) and int(positions.max()) > 16,
         "other rope_theta": _theta(text) != 5_000_000,
         "attention bias": text["attention_bias"],
     }
     return frozenset((*(name for name, there in found.items() if there), *request_traits(case)))
+
+
+def _section(text: Mapping[str, Any]) -> Sequence[int]:
+    found: Sequence[int] = (text.get("rope_parameters") or text["rope_scaling"])["mrope_section"]
+    return found
+
+
+def _places_left(section: Sequence[int]) -> bool:
+    """Whether time takes rotary frequencies at the end that would be the turn of height or width."""
+    return any(place >= 3 * section[place % 3] for place in range(sum(section)))
 
 
 def _theta(text: Mapping[str, Any]) -> float:

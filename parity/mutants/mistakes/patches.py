@@ -39,6 +39,17 @@ def _bias_per_frame(original: Any, self: PatchEmbed, pixel_values: Tensor) -> Te
     return original(self, pixel_values) + (self.kernel[0] - 1) * self.bias
 
 
+def _in_float16(original: Any, self: Conv3dNoBias, x: Tensor) -> Tensor:
+    (weight,) = self.parameters()
+    stored = weight.data
+    weight.data = rounded(stored, torch.float16)
+    try:
+        out: Tensor = original(self, rounded(x, torch.float16))
+        return out
+    finally:
+        weight.data = stored
+
+
 def _half_pixel_axis(index: Tensor, size: int, side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return _neighbours(((index.to(dtype) + 0.5) * side / size - 0.5).clamp(0, side - 1), side)
 
@@ -189,6 +200,15 @@ MUTANTS = [
         "conv3d-weight-kernel-transposed",
         "weight() returns the kernel with rows and columns swapped",
         lambda: result_changed(Conv3dNoBias, "weight", lambda weight: weight.transpose(3, 4)),
+    ),
+    embedding(
+        "patch-embed-in-float16",
+        "pixels and the weights of the patch embedding are rounded to float16",
+        lambda: around(Conv3dNoBias, "forward", _in_float16),
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: float16 holds pixels and weights of bfloat16 but for the smallest",
+        real=True,
+        source="llama.cpp b11434, ggml_conv_2d, found by its log-probabilities",
     ),
     table(
         "pos-embed-align-corners-false",

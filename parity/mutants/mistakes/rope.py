@@ -80,6 +80,15 @@ def _contiguous(sections: tuple[int, int, int]) -> Tensor:
     return torch.arange(3).repeat_interleave(torch.tensor(sections))
 
 
+def _turning(axes: Tensor) -> Tensor:
+    """(D/2,) bool: the frequencies that turn if each axis has every third place, as far as its own section goes.
+
+    Time then does not take the places that height and width leave at the end.
+    """
+    places, sections = torch.arange(len(axes)), torch.bincount(axes, minlength=3)
+    return places < 3 * sections[places % 3]
+
+
 def _time_alone_in_new_dialect(original: Any, section: Any) -> Any:
     """mrope_section is read from rope_scaling only; without it, time gets all frequencies."""
     theta, sections = original(section)
@@ -218,6 +227,21 @@ MUTANTS = [
         needs=PICTURE,
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of cosine and sine",
+    ),
+    rope(
+        "text-mrope-last-frequencies-still",
+        "the last rotary frequencies, where height and width have no place left, do not turn",
+        lambda: around(
+            port.text,
+            "mrope_cos_sin",
+            lambda original, ids, inv_freq, axes: original(ids, inv_freq * _turning(axes), axes),
+        ),
+        seam=ANGLES,
+        needs=frozenset({"forward", "places left to time"}),
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: within the floor of cosine and sine",
+        real=True,
+        source="llama.cpp b11434, ggml_mrope_cache_init (is_imrope), found by its log-probabilities",
     ),
     rope(
         "text-rope-table-too-short",

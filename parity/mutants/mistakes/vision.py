@@ -143,6 +143,10 @@ def _quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def _from_a_table(original: Any, x: Tensor, **_approximate: str) -> Tensor:
+    return rounded(original(rounded(x, torch.float16), approximate="tanh"), torch.float16)
+
+
 def _mlp_without_bias(_original: Any, self: VisionMLP, x: Tensor) -> Tensor:
     return F.linear(F.gelu(self.linear_fc1(x), approximate="tanh"), self.linear_fc2.weight)
 
@@ -293,6 +297,15 @@ MUTANTS = [
         "the second norm of a block has no bias",
         Block(norm2=_without_bias).planted,
         seam="vision.blocks.{}.norm2",
+    ),
+    mlp(
+        "vision-gelu-from-float16-table",
+        "every GELU, also that of the mergers, is the tanh approximation, from a table of float16",
+        lambda: around(F, "gelu", _from_a_table),
+        dtypes=(FLOAT32,),
+        invisible="bfloat16: within the floor of the MLP itself",
+        real=True,
+        source="llama.cpp b11434, GGML_GELU_FP16, found by its log-probabilities",
     ),
     mlp(
         "vision-mlp-quick-gelu",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from parity.bundles.bundle import Bundle
 from parity.bundles.tokens.blackbox import judge_tokens, log_softmax, read_steps
-from parity.diagnosis.diagnose import diagnose_tokens
+from parity.diagnosis.diagnose import diagnose_tokens, headline
 from parity.diagnosis.planted import PlantedRuns
 from parity.kernels.plain import PlainKernels
 from parity.mutants.base import Mutant, altered
@@ -175,6 +175,29 @@ def test_a_black_box_is_judged_and_diagnosed(golden: Golden, tmp_path: Path) -> 
     answer = call("judge", golden.bundle, *options, alone)
     answer.succeeds(code=3)
     assert "which proves little" in answer.stdout
+
+
+def test_what_each_of_several_mistakes_takes_away_of_a_black_box_is_said(golden: Golden, tmp_path: Path) -> None:
+    made = chosen(["picture-bgr", "patch-embed-in-float16", "vision-norm1-rms"])
+    others = chosen(["merger-norm-after-merge", "text-v-turned", "vision-qkv-without-bias"])
+    judged = judge_tokens(
+        Bundle(golden.bundle).cases[PICTURE],
+        read_steps(_tokens(golden, made, tmp_path / "wrong.jsonl")),
+        "float32",
+    )
+    bundle = Bundle(golden.bundle)
+    found = diagnose_tokens(bundle, [judged], library=[*others, *made])[0]
+    assert not found.explanations  # three are not tried as one cause
+    assert found.nearest is not None
+    assert set(found.nearest.ids) == {mutant.id for mutant in made}
+    assert [len(step.mutants) for step in found.chain] == [0, 1, 2, 3]
+    figures = [step.largest or 0.0 for step in found.chain]
+    assert figures == sorted(figures, reverse=True)
+    assert figures[-1] < 0.01 * figures[0]
+    assert f"of {figures[0]:.2g} nats, known mistakes leave less and less" in headline([found], 6)
+    without = diagnose_tokens(bundle, [judged], library=others)[0]
+    assert len(without.chain) == 1
+    assert without.nearest is None
 
 
 @pytest.mark.parametrize(
