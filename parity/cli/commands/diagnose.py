@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def diagnose_subject(options: DiagnoseOptions) -> int:
     with progress_bar(2 * len(bundle.cases), quiet=options.as_json) as step:
         inputs: list[NextInput] = []
         if options.tokens:
-            found, inputs = _of_tokens(bundle, options)
+            found, inputs, options = _of_tokens(bundle, options)
         elif options.subject is not None:
             selection = Selection(options.cases, options.stages, options.dtype, promise(options.expect), layout)
             found = diagnose(bundle, options.subject, selection, checkpoints=options.checkpoints, progress=step)
@@ -103,7 +103,8 @@ def _words(options: DiagnoseOptions) -> list[str]:
     return [*tokens, *cases] if options.tokens else [str(options.subject)]
 
 
-def _of_tokens(bundle: Bundle, options: DiagnoseOptions) -> tuple[list[Diagnosed], list[NextInput]]:
+def _of_tokens(bundle: Bundle, options: DiagnoseOptions) -> tuple[list[Diagnosed], list[NextInput], DiagnoseOptions]:
+    """Diagnose tokens. Returns the options with the files of what was asked, which give the same result again."""
     if options.subject is not None:
         raise ParityError("give either the SUBJECT's traces or --tokens")
     if options.cases and len(options.cases) != len(options.tokens):
@@ -117,6 +118,8 @@ def _of_tokens(bundle: Bundle, options: DiagnoseOptions) -> tuple[list[Diagnosed
     judged = [_judged(bundle, options, path, names) for path, names in zip(options.tokens, cases, strict=True)]
     found = diagnose_tokens(bundle, judged, checkpoints=options.checkpoints)
 
+    asked: list[tuple[Path, str]] = []
+
     def answer(case: BundleCase, checkpoint: Path) -> JudgedTokens:
         assert engine is not None
         first = options.tokens[0]
@@ -124,9 +127,15 @@ def _of_tokens(bundle: Bundle, options: DiagnoseOptions) -> tuple[list[Diagnosed
         if path.exists():
             raise ParityError(f"{path} exists already; give it with --tokens, or remove it")
         path.write_text(as_lines(ask(engine, case, checkpoint), engine.title, case.name), encoding="utf-8")
+        asked.append((path, case.name))
         return _judged(bundle, options, path, (case.name,))
 
-    return tell_apart(bundle, found, checkpoints=options.checkpoints, ask=None if engine is None else answer)
+    diagnoses, inputs = tell_apart(
+        bundle, found, checkpoints=options.checkpoints, ask=None if engine is None else answer
+    )
+    tokens = (*options.tokens, *(path for path, _ in asked))
+    named = (*options.cases, *(name for _, name in asked)) if options.cases else ()
+    return diagnoses, inputs, replace(options, tokens=tokens, cases=named)
 
 
 def _judged(bundle: Bundle, options: DiagnoseOptions, path: Path, names: Sequence[str]) -> JudgedTokens:

@@ -184,6 +184,7 @@ def test_the_command_asks_and_says_what_is_left(
     assert "what the engine gave there leaves pictures" in asked["text"]
     kept = tmp_path / f"{PICTURE}-{TEXT}.jsonl"
     assert {step.case for step in read_steps(kept)} == {TEXT}
+    assert f"--tokens {tokens} --tokens {kept}" in document["bug_report"]
     answer = call("diagnose", golden.bundle, "--tokens", tokens, "--ask", registry.FOREIGN[0])
     answer.refuses("exists already; give it with --tokens")
     with monkeypatch.context() as patch:
