@@ -284,7 +284,7 @@ def headline(found: Sequence[Diagnosed], hypotheses: int) -> str:
 def _unexplained(item: Diagnosed, hypotheses: int) -> str:
     text = f"{item.judged.case}: none of {hypotheses} known mistakes explains it"
     if len(item.chain) > 1:
-        text += f"; {_taken_away(item.chain)}"
+        text += f"; {taken_away(item.chain)}"
     elif item.nearest is not None and item.nearest.share >= _WORTH:
         text += (
             f"; the nearest is {' with '.join(item.nearest.ids)}, which leaves {100 * (1 - item.nearest.share):.0f} % "
@@ -293,11 +293,13 @@ def _unexplained(item: Diagnosed, hypotheses: int) -> str:
     return f"{text}; {item.symptoms.sentence()}" if item.symptoms is not None else text
 
 
-def _taken_away(chain: Sequence[Explanation]) -> str:
-    """What known mistakes take away of a black box, one after the other."""
-    start, *steps = chain
-    words = [f"{one.ids[-1]} to {one.largest or 0:.2g}" for one in steps]
-    return f"of {start.largest or 0:.2g} nats, known mistakes leave less and less: {', then '.join(words)}"
+def taken_away(chain: Sequence[Explanation]) -> str:
+    """Return in words what known mistakes take away of a black box, one after the other."""
+    start, first, *others = chain
+    words = [f"to {first.largest or 0:.2g} with {first.ids[0]}"]
+    words += [f"to {one.largest or 0:.2g} with {one.ids[-1]} as well" for one in others]
+    largest = f"its largest difference, {start.largest or 0:.2g} nats"
+    return f"{largest}, falls {', '.join(words)}; what is left has no name"
 
 
 def by_id(found: Sequence[Diagnosed]) -> Mapping[tuple[str, ...], Explanation]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from parity.bundles.bundle import Bundle
 from parity.bundles.judging import total
-from parity.diagnosis.diagnose import Diagnosed, Explanation, headline
+from parity.diagnosis.diagnose import Diagnosed, Explanation, headline, taken_away
 from parity.diagnosis.power import Power
 from parity.diagnosis.symptoms import Symptoms
 from parity.diagnosis.telling_apart import NextInput
@@ -81,6 +81,10 @@ def bug_report(found: Sequence[Diagnosed], *, hypotheses: int, command: str, bun
         lines.append(f"The evidence does not tell {len(causes)} causes apart.")
     if not causes:
         lines.append(f"None of {hypotheses} known mistakes explains it.")
+    for item in diverged:
+        if len(item.chain) > 1:
+            titles = "; ".join(mutant.title for mutant in item.chain[-1].mutants)
+            lines.append(f"Of {item.judged.case}, {taken_away(item.chain)}. These are: {titles}.")
     lines.append(f"To see it again: {command} (bundle sha256 {bundle.sha256}).")
     return " ".join(lines)
 

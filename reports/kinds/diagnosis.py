@@ -103,7 +103,7 @@ def _causes(document: Document) -> Table:
         for cause, one in _explanations(trace)
     ]
     columns = [
-        Column("mistake", code=True),
+        Column("mistake"),  # several names need to wrap, which code does not
         Column("role"),
         Column("what it is"),
         Column("who made it"),

@@ -18,6 +18,7 @@ from parity.bundles.bundle import Bundle
 from parity.bundles.tokens.blackbox import judge_tokens, log_softmax, read_steps
 from parity.diagnosis.diagnose import diagnose_tokens, headline
 from parity.diagnosis.planted import PlantedRuns
+from parity.documents.diagnosis import bug_report
 from parity.kernels.plain import PlainKernels
 from parity.mutants.base import Mutant, altered
 from parity.mutants.registry import chosen
@@ -194,7 +195,9 @@ def test_what_each_of_several_mistakes_takes_away_of_a_black_box_is_said(golden:
     figures = [step.largest or 0.0 for step in found.chain]
     assert figures == sorted(figures, reverse=True)
     assert figures[-1] < 0.01 * figures[0]
-    assert f"of {figures[0]:.2g} nats, known mistakes leave less and less" in headline([found], 6)
+    words = f"its largest difference, {figures[0]:.2g} nats, falls to {figures[1]:.2g} with picture-bgr, to "
+    assert words in headline([found], 6)
+    assert words in bug_report([found], hypotheses=6, command="parity diagnose", bundle=bundle)
     without = diagnose_tokens(bundle, [judged], library=others)[0]
     assert len(without.chain) == 1
     assert without.nearest is None
