@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from parity.cases.case import TINY
+from parity.runs.loader import Loader
 from tests.parity.cli.samples import QUICK, snapshot
 
 COMMAND = [sys.executable, "-m", "parity"]
@@ -144,7 +146,9 @@ def test_comparing_needs_no_torch(traces: Path) -> None:
     assert "pip install 'qwen3vl-parity[port]'" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_is_no_defect_of_the_harness(media: Path, work: Path, tmp_path: Path) -> None:
+    Loader().checkpoint(TINY)  # it is there before the disk is full
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     command = [

@@ -141,6 +141,7 @@ def folders(traces: Path, tmp_path: Path) -> Folders:
     return make
 
 
+@pytest.mark.slow
 def test_no_tampered_floor_or_reference_hides_a_wrong_engine(parity: Parity, traces: Path, folders: Folders) -> None:
     rows = table(traces / "reference")
     assert len(rows) >= 155

@@ -39,6 +39,7 @@ def test_the_calibration_stands_on_enough_correct_runs_also_of_other_libraries()
     assert len({made["run"] for made in libraries}) >= 4
 
 
+@pytest.mark.slow
 def test_a_gate_that_is_too_narrow_would_be_found(run_port: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some correct run needs more than half its floor: such an m would give false alarms."""
     folder, inputs, stage = run_port.prepared("text")
