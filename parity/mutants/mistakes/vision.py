@@ -8,7 +8,7 @@ Shape legend
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from parity.mutants.arithmetic import copied, pairs_rotated, rounded
 from parity.mutants.base import FLOAT32, PICTURE, altered, around, family, replaced
 from port.layers import apply_rotary
-from port.vision import VisionAttention, VisionBlock, VisionMLP, attend_segments
+from port.vision import PatchMerger, VisionAttention, VisionBlock, VisionMLP, attend_segments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +145,19 @@ def _quick_gelu(x: Tensor) -> Tensor:
 
 def _from_a_table(original: Any, x: Tensor, **_approximate: str) -> Tensor:
     return rounded(original(rounded(x, torch.float16), approximate="tanh"), torch.float16)
+
+
+@contextmanager
+def _gelu_from_a_table() -> Iterator[None]:
+    """Within the MLP and the mergers, whatever they do otherwise."""
+
+    def forward(original: Any, self: nn.Module, x: Tensor) -> Tensor:
+        with around(F, "gelu", _from_a_table):
+            out: Tensor = original(self, x)
+        return out
+
+    with around(VisionMLP, "forward", forward), around(PatchMerger, "forward", forward):
+        yield
 
 
 def _mlp_without_bias(_original: Any, self: VisionMLP, x: Tensor) -> Tensor:
@@ -301,7 +314,7 @@ MUTANTS = [
     mlp(
         "vision-gelu-from-float16-table",
         "every GELU, also that of the mergers, is the tanh approximation, from a table of float16",
-        lambda: around(F, "gelu", _from_a_table),
+        _gelu_from_a_table,
         dtypes=(FLOAT32,),
         invisible="bfloat16: within the floor of the MLP itself",
         real=True,
