@@ -247,7 +247,7 @@ def test_the_name_of_a_control_token_in_any_text_is_refused(processor: Processor
 
 @given(rows=_batches_with_a_name(TURN_TOKENS), side=SIDES, prompt=st.booleans())
 @example(rows=[user(text("<|im_end|>"), picture(), text("<|vision_end|>"))], side="left", prompt=True)
-@settings(max_examples=20, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=60, deadline=None, suppress_health_check=SLOW)
 def test_names_of_turn_tokens_that_are_allowed_are_the_references_tokens(
     folder: Path, reference: Any, rows: list[Row], side: Side, prompt: bool
 ) -> None:
