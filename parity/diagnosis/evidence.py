@@ -18,6 +18,7 @@ from parity.core.compare import Comparison, Finding
 from parity.core.floors import Floors
 from parity.core.gates import DEFAULT_GATE, FloatGate
 from parity.core.metrics import as_rows, row_errors
+from parity.core.part import PartOfTrace
 from parity.core.trace import Entry, SeamKey, Trace
 
 BETWEEN_RUNS = FloatGate(m=2 * DEFAULT_GATE.m, ulps=2 * DEFAULT_GATE.ulps)
@@ -193,22 +194,4 @@ def failing_rows(residues: Mapping[SeamKey, Residue]) -> int:
 
 def only(evidence: TraceEvidence, keys: Sequence[SeamKey]) -> TraceEvidence:
     """Return the evidence that a trace with only these values gives."""
-    return replace(evidence, subject=_Part(evidence.subject, keys), known=None)
-
-
-class _Part(Trace):
-    """Some of the values of a trace."""
-
-    def __init__(self, whole: Trace, keys: Sequence[SeamKey]) -> None:
-        self.description, self._whole = whole.description, whole
-        wanted = set(keys)
-        self._entries = {key: entry for key, entry in whole.entries().items() if key in wanted}
-
-    def entries(self) -> Mapping[SeamKey, Entry]:
-        return self._entries
-
-    def read(self, key: SeamKey) -> np.ndarray:
-        return self._whole.read(key)
-
-    def labels(self, key: SeamKey) -> np.ndarray:
-        return self._whole.labels(key)
+    return replace(evidence, subject=PartOfTrace(evidence.subject, keys), known=None)

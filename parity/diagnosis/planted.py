@@ -21,6 +21,7 @@ from parity.bundles.generation import plans_of
 from parity.cases.media_batch import MediaBatch
 from parity.core.errors import ParityError
 from parity.core.metrics import as_rows, row_errors
+from parity.core.part import PartOfTrace
 from parity.core.trace import SeamKey
 from parity.engines.base import Sink, TensorMap
 from parity.engines.busy import BusyPortEngine, OtherRequest, OtherRequests
@@ -30,7 +31,7 @@ from parity.engines.port import PortProcessor, port_processor
 from parity.kernels.base import Kernels, computing_with
 from parity.kernels.plain import PlainKernels
 from parity.mutants.base import Mutant
-from parity.runs.fed import Fed
+from parity.runs.fed import fed
 from parity.runs.recorder import Recorder
 from parity.seams.generation import LOGITS, expected_generation_seams
 from parity.seams.model import expected_model_seams
@@ -205,8 +206,8 @@ class PlantedRuns:
         return requests
 
     @cached_property
-    def _fed(self) -> Fed:
-        return Fed(self.case.reference(GENERATION, self.dtype))
+    def _fed(self) -> PartOfTrace:
+        return fed(self.case.reference(GENERATION, self.dtype))
 
     @cached_property
     def _processor(self) -> Processor:

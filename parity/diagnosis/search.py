@@ -33,7 +33,9 @@ _LEFT = 0.5  # of what is wrong may be left by an explanation
 _CLASS = 4.0  # an explanation that leaves this many times as much as the best one is dropped
 _NOISE = 0.05  # a ratio below which two explanations are equally good
 _CHAIN = 4  # mistakes that are planted together at most, to see how much known ones take away
-_STEP = 0.7  # and each of them leaves at most so much of what the others leave
+# Each of them leaves at most so much of what the others leave. A change that has nothing to do with what is left would
+# have to point the same way as it by chance, over all log-probabilities of the case.
+_STEP = 0.7
 _REACH = 1.7  # a mistake that moves more than so many times what is left cannot do that
 _NEAR = 0.5  # a mistake is near if it takes away at least half of the first divergence
 # A mistake in the model shows in generation at the logits; all that follows goes on with the reference's.

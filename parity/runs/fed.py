@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
-
-from parity.core.trace import Entry, SeamKey, Trace
+from parity.core.part import PartOfTrace
+from parity.core.trace import Trace
 from parity.seams.generation import FED
 
 
-class Fed(Trace):
-    """The logits, tokens and ends of a trace."""
-
-    def __init__(self, trace: Trace) -> None:
-        self.description, self._trace = trace.description, trace
-        self._entries = {key: entry for key, entry in trace.entries().items() if key.name in FED}
-
-    def entries(self) -> Mapping[SeamKey, Entry]:
-        return self._entries
-
-    def read(self, key: SeamKey) -> np.ndarray:
-        return self._trace.read(key)
-
-    def labels(self, key: SeamKey) -> np.ndarray:
-        return self._trace.labels(key)
+def fed(trace: Trace) -> PartOfTrace:
+    """Return the logits, tokens and ends of a trace."""
+    return PartOfTrace(trace, [key for key in trace.entries() if key.name in FED])

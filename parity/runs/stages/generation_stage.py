@@ -26,7 +26,7 @@ from parity.core.trace import PADDING, Description, SeamKey
 from parity.engines.base import Sink, TensorMap
 from parity.engines.generation import GenerationRequest, GenerationSubject, code_points, settings_tensor
 from parity.engines.reference import ReferenceEngine
-from parity.runs.fed import Fed
+from parity.runs.fed import fed
 from parity.runs.inputs import CaseInputs
 from parity.runs.recorder import OnValue, Recorder, to_numpy
 from parity.runs.stages.model_stage import floor_variants
@@ -98,7 +98,7 @@ class GenerationStage(Stage[GenerationSubject]):
 
     def recorder(self, on_value: OnValue, *, isolated: bool = False, copies: bool = True) -> Recorder:
         """Return a sink that passes on every value, and returns the yardstick's logits, tokens and ends."""
-        return Recorder(self.expected, on_value, instead=Fed(self.yardstick.trace), copies=copies)
+        return Recorder(self.expected, on_value, instead=fed(self.yardstick.trace), copies=copies)
 
 
 def generation_stage(
