@@ -21,7 +21,7 @@ from parity.core.floors import Floors
 from parity.core.gates import DEFAULT_GATE
 from parity.seams.model import Dimensions
 
-BUNDLE_VERSION = "1.1"
+BUNDLE_VERSION = "1.2"
 
 # Stages whose float seams are judged by floors.
 FLOORED = ("model", "generation")
@@ -45,6 +45,10 @@ class BundleCase:
     @property
     def checkpoint(self) -> str:
         return str(self.record["checkpoint"]["sha256"])
+
+    def traits(self, stage: str) -> frozenset[str]:
+        """Return what the case contains that a known mistake in a stage may need; ``*`` alone if that is not known."""
+        return frozenset(self.record["traits"].get(stage, ["*"]))
 
     @property
     def dtypes(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from parity.runs.loader import Loader, plain_config
 from parity.runs.recorder import to_numpy
 from parity.runs.stages.generation_stage import FILE, GenerationStage, Planned
 from parity.runs.stages.model_stage import ModelStage
+from parity.runs.traits.traits import OF_THE_CHECKPOINT, traits
 from parity.runs.yardstick import Progress
 from parity.seams.model import Dimensions
 from reference.media import ONE_TURN, PicturePath, Turn
@@ -145,6 +146,9 @@ def _add_case(root: Path, case: Case, recipe: Recipe, loader: Loader, progress: 
         assert inputs is not None
         floored = [stage for stage in stages if isinstance(stage, ModelStage | GenerationStage)]
         if "rows" not in record:
+            # Of another checkpoint than the case's own, what it sets is not known: any of it may be there.
+            unknown = OF_THE_CHECKPOINT if recipe.named is not None else frozenset()
+            record["traits"] = {stage.name: sorted(traits(case, stage, inputs) | unknown) for stage in stages}
             record |= _requests(root, place / "media", case, inputs)
             fed = _write_inputs(root / place, inputs, floored[0]) if floored else None
             record |= {stage.name: _described(place, inputs, stage) for stage in floored}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from parity.mutants.registry import ALL
-from parity.mutants.traits import traits
 from parity.runs.case_run import CaseRun
+from parity.runs.traits.traits import traits
 
 
 def blind_spots(run: CaseRun) -> list[dict[str, str]]:

@@ -119,6 +119,9 @@ class _Kept:
     def expected(self, stage: str) -> list[Expected]:
         return self.runs.expected(stage)
 
+    def shows(self, mutant: Mutant) -> bool:
+        return self.runs.shows(mutant)
+
     def spread(self, mutants: Sequence[Mutant], stage: str) -> Mapping[SeamKey, float]:
         return self.runs.spread(mutants, stage)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,15 @@ from parity.core.errors import ParityError
 from parity.core.metrics import as_rows, row_errors
 from parity.core.part import PartOfTrace
 from parity.core.trace import SeamKey
+from parity.diagnosis.replay import KeptMedia, keeps_files, replayed
 from parity.engines.base import Sink, TensorMap
-from parity.engines.busy import BusyPortEngine, OtherRequest, OtherRequests
+from parity.engines.busy import BusyPortEngine, BusyPortProcessor, OtherRequest, OtherRequests
 from parity.engines.dtypes import DTYPES
 from parity.engines.generation import GenerationRequest, PortGeneration
-from parity.engines.port import PortProcessor, port_processor
+from parity.engines.port import port_processor
 from parity.kernels.base import Kernels, computing_with
 from parity.kernels.plain import PlainKernels
-from parity.mutants.base import Mutant
+from parity.mutants.base import Mutant, seam_pattern
 from parity.runs.fed import fed
 from parity.runs.recorder import Recorder
 from parity.seams.generation import LOGITS, expected_generation_seams
@@ -90,6 +92,11 @@ class PlantedRuns:
         steps = self.case.record["decode_steps"]
         return expected_model_seams(self.case.dimensions, decode_steps=steps, images=images > 0, videos=videos > 0)
 
+    def shows(self, mutant: Mutant) -> bool:
+        """Whether the case contains all that a mistake needs to show."""
+        there = self.case.traits(mutant.stage)
+        return all(any(fnmatchcase(need, trait) for trait in there) for need in mutant.needs)
+
     def run(
         self,
         mutants: Sequence[Mutant],
@@ -107,10 +114,13 @@ class PlantedRuns:
         text, if a mistake made it fail. ``on_value`` may raise ``Enough`` to stop.
         """
         expected = self.expected(stage)
-        guard = _Guard(on_value)
+        guard = _Guard(on_value, replayed(mutants) if stage == PROCESSOR else frozenset())
+        self._make_shared(mutants, stage)
         self.cost.started += 1
         try:
             with ExitStack() as stack:
+                if replayed(mutants):
+                    stack.enter_context(self._media.replaying(mutants))
                 for mutant in mutants:
                     stack.enter_context(mutant.plant())
                 self._run(mutants, stage, self._sink(expected, guard, mutants, stage, nudge), kernels)
@@ -158,7 +168,8 @@ class PlantedRuns:
 
     def _run(self, mutants: Sequence[Mutant], stage: str, sink: Sink, kernels: Kernels | None) -> None:
         if stage == PROCESSOR:
-            PortProcessor(port_processor(self.checkpoint)).process(self._batch(self.case.record), sink)
+            before = self._others.before if keeps_files(mutants) else ()
+            BusyPortProcessor(port_processor(self.checkpoint), before).process(self._batch(self.case.record), sink)
             return
         if stage == GENERATION:
             self._generate(any(mutant.loads for mutant in mutants), sink, kernels)
@@ -195,6 +206,22 @@ class PlantedRuns:
         if any(mutant.stage == PROCESSOR for mutant in mutants):
             raise ParityError(f"{self.case.name} is prefilled in chunks; its processor is judged by its own trace")
         return -(-tokens // int(chunk))
+
+    def _make_shared(self, mutants: Sequence[Mutant], stage: str) -> None:
+        """Make what other runs use too, before a mistake is planted."""
+        if stage != PROCESSOR or keeps_files(mutants):
+            self._others  # noqa: B018
+        if replayed(mutants) and "_media" not in vars(self):
+            self._media  # noqa: B018
+            self.cost.started += 1
+            self.cost.runs += stage == PROCESSOR
+
+    @cached_property
+    def _media(self) -> KeptMedia:
+        media = KeptMedia()
+        with media.recording():
+            self._processed(self.case.record)
+        return media
 
     @cached_property
     def _axes(self) -> dict[SeamKey, tuple[int, ...]]:
@@ -283,16 +310,17 @@ def _distance(left: np.ndarray, right: np.ndarray, axes: Sequence[int]) -> float
 
 
 class _Guard:
-    """Passes values on, counts them, and remembers what the listener raised."""
+    """Passes values on, counts those that were not ``kept`` from another run, and remembers what the listener raised."""
 
-    def __init__(self, on_value: OnValue) -> None:
+    def __init__(self, on_value: OnValue, kept: Collection[str]) -> None:
         self._on_value = on_value
+        self._kept = [seam_pattern(name) for name in kept]
         self.seen = 0
         self._calls: set[int] = set()
         self.failed: Exception | None = None
 
     def __call__(self, key: SeamKey, array: np.ndarray) -> None:
-        self.seen += 1
+        self.seen += not any(pattern.fullmatch(key.name) for pattern in self._kept)
         if key.name == LOGITS.name or not key.name.startswith(("vision.", "generation.")):
             self._calls.add(key.call)
         try:

@@ -49,6 +49,8 @@ class Runs(Protocol):
 
     def expected(self, stage: str) -> list[Expected]: ...
 
+    def shows(self, mutant: Mutant) -> bool: ...
+
     def run(self, mutants: Sequence[Mutant], stage: str, on_value: OnValue) -> str | None: ...
 
     def spread(self, mutants: Sequence[Mutant], stage: str) -> Mapping[SeamKey, float]: ...
@@ -118,8 +120,15 @@ class Search:
         if self.first is None:
             return Found(self.stage, None, len(library))
         passed = frozenset(key for key, residue in self.evidence.before.items() if residue.passed)
-        trials = self._each([(mutant,) for mutant in self._plausible(self.first, passed, library)], self.first)
-        explanations = [trial for trial in trials if trial.explains]
+        possible = self._plausible(self.first, passed, library)
+        trials: list[Trial] = []
+        explanations: list[Trial] = []
+        # What needs more than the case contains comes last, and only if nothing else explains the evidence.
+        for shown in (True, False):
+            if not explanations:
+                group = [(mutant,) for mutant in possible if self.runs.shows(mutant) == shown]
+                trials += self._each(group, self.first)
+                explanations = [trial for trial in trials if trial.explains]
         if not explanations and (second or beside):
             seconds = self._beside_the_nearest(trials) if beside else self._with_a_second(library, trials)
             trials += seconds
@@ -218,7 +227,7 @@ class Search:
             pairs = [
                 (*trial.mutants, second)
                 for second in self._plausible(at, passed, library)
-                if second not in trial.mutants
+                if second not in trial.mutants and self.runs.shows(second)
             ]
             found += self._each(pairs[: _PAIRS - len(found)], at)
         return found

@@ -28,11 +28,11 @@ from parity.engines.port import PortWeights
 from parity.engines.refusals import PortRefusals, bad_inputs
 from parity.mutants.base import LOADING, Mutant
 from parity.mutants.outcomes import Outcome, State, located, worst_ratio
-from parity.mutants.traits import traits
 from parity.runs.case_run import Result, prepare_stages
 from parity.runs.loader import Loader, plain_config
 from parity.runs.stages.generation_stage import GenerationStage
 from parity.runs.stages.stage import Stage, attempt, judge_stage
+from parity.runs.traits.traits import traits
 from port import PortError, Qwen3VL, load_model
 
 _FORWARDS_BEFORE = 3  # a prefill and two decode steps of each request before the case

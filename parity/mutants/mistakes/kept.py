@@ -20,6 +20,9 @@ from port.processor import Processor
 from port.tokenizer import Tokenizer
 from port.vision import PatchEmbed
 
+# The component of mistakes that keep something of the files of one request for another.
+KEEPS_FILES = "processor-state"
+
 
 def _by(key: Callable[..., Hashable], owner: Any, name: str) -> AbstractContextManager[None]:
     """What ``owner.name`` returns is kept by ``key(*args, **kwargs)``."""
@@ -116,7 +119,7 @@ def _failed_picture() -> AbstractContextManager[None]:
 
 state = family(component="state", step="prefill, *", needs=frozenset({"turned request"}))
 pixels = family(component="state", seam="vision.patch_embed", step="prefill, images")
-files = family(component="processor-state", step="processor", stage="processor", needs=frozenset({"files renewed"}))
+files = family(component=KEEPS_FILES, step="processor", stage="processor", needs=frozenset({"files renewed"}))
 
 MUTANTS = [
     state(

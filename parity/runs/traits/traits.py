@@ -12,18 +12,22 @@ from parity.cases.case import Case, Row
 from parity.cases.further import LONG_TEXT
 from parity.cases.media import Encoded, VideoFile, VideoHeader, is_picture
 from parity.core.trace import PADDING, SeamKey, Trace
-from parity.mutants.further_traits import case_traits, request_traits, size_traits
-from parity.mutants.generation_traits import generation_traits
 from parity.runs.inputs import CaseInputs
 from parity.runs.stages.generation_stage import GenerationStage
 from parity.runs.stages.model_stage import ModelStage
 from parity.runs.stages.processor_stage import ProcessorStage
 from parity.runs.stages.stage import Stage
+from parity.runs.traits.further import case_traits, request_traits, size_traits
+from parity.runs.traits.generation import generation_traits
 from reference.media import PicturePath, VideoPath
 
 # Below this mean square of a row, eps 1e-5 instead of 1e-6 changes the normalised row by more than twice the rounding
 # of float32.
 FAINT = 16.0
+
+
+# Traits that are read from the checkpoint that a case asks for.
+OF_THE_CHECKPOINT = frozenset({"set *", "stored as *", "two templates", "text flag", "rope parameters"})
 
 
 def traits(case: Case, stage: Stage[Any], inputs: CaseInputs | None) -> frozenset[str]:
