@@ -11,6 +11,9 @@ from parity.cases.media import Changed, Encoded, FrameFolder, GivenFrames, Given
 from parity.runs.stages.processor_stage import ProcessorSettings
 from reference.media import Turn
 
+# Pixels of a picture, at least and at most, in a port that ignores the config's limits: mistral.rs at a246cab0c.
+_OTHER_LIMITS = 256 * 256, 1536 * 1536
+
 
 def request_traits(case: Case) -> Iterator[str]:
     """Give the traits of the requests before a case: in what they agree with it, and in what they differ."""
@@ -69,6 +72,8 @@ def size_traits(
     factor, patch = settings.patch * settings.merge, settings.temporal_patch
     if any(after[0] * after[1] == settings.most == _rounded(before, factor) for before, after in pictures):
         yield "picture at the limit"
+    if any(not _OTHER_LIMITS[0] <= math.prod(after) <= _OTHER_LIMITS[1] for _, after in pictures):
+        yield "outside other limits"
     if settings.least > 4096 and any(_rounded(before, factor) < settings.least for before, _ in pictures):
         yield "released limits"
     if any(_grows_unevenly(before, settings.least, factor) for before, _ in pictures):

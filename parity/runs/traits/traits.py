@@ -148,17 +148,19 @@ def processor_traits(case: Case, stage: ProcessorStage) -> frozenset[str]:
         "turned": "turned" in forms,
         "alpha": "alpha" in forms,
         "grey16": "grey16" in forms,
+        "oblong": any(height != width for _, (height, width) in images),
         "resized": any(before != after for before, after in images),
         "shrunk": any(before[0] > 1.5 * after[0] for before, after in images),
         "rounded up": any(after[0] > before[0] or after[1] > before[1] for before, after in images),
         "halves": any(side % factor * 2 == factor and side // factor % 2 == 0 for sides, _ in images for side in sides),
         "narrow": any(max(before) > 150 * min(before) for before, _ in images) and factor > 40,
         "sampled": any(count < header.frames for count, header in zip(kept, headers, strict=True)),
+        # The first and the last frame of each group of three are others than those of each temporal patch.
+        "frames in threes": settings.temporal_patch != 3 and any(n >= max(3, settings.temporal_patch) for n in kept),
         "few frames": any(count < settings.min_frames for count in due),
         "long video": any(header.frames > 40 and header.width > 128 for header in headers),
         "odd frames": any(count % settings.temporal_patch for count in kept),
         "three frames missing": settings.temporal_patch == 4 and any(count % 4 in (1, 3) for count in kept),
-        "merge is not temporal patch": settings.temporal_patch != settings.merge,
         "two frames a patch": settings.temporal_patch == 2,
     }
     decoded = [shapes[f"processor.videos.{i}.decoded"][:3] for i in range(len(files))]
