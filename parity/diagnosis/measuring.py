@@ -155,6 +155,7 @@ def trials(
         if time.monotonic() > until:
             return
         evidence = given.evidence(given.runs.values((mutant,), stage, kernels=make_kernels("split")))
+        given.runs.forget_media()
         before = given.runs.cost.runs
         search = Search(evidence, stage, given.searched)
         if search.first is None:

@@ -207,6 +207,10 @@ class PlantedRuns:
             raise ParityError(f"{self.case.name} is prefilled in chunks; its processor is judged by its own trace")
         return -(-tokens // int(chunk))
 
+    def forget_media(self) -> None:
+        """Process the case's media anew for the next mistake, and count what it costs."""
+        vars(self).pop("_media", None)
+
     def _make_shared(self, mutants: Sequence[Mutant], stage: str) -> None:
         """Make what other runs use too, before a mistake is planted."""
         if stage != PROCESSOR or keeps_files(mutants):
@@ -310,7 +314,10 @@ def _distance(left: np.ndarray, right: np.ndarray, axes: Sequence[int]) -> float
 
 
 class _Guard:
-    """Passes values on, counts those that were not ``kept`` from another run, and remembers what the listener raised."""
+    """Passes values on, counts those that were computed anew, and remembers what the listener raised.
+
+    ``kept`` are the seams whose values come from another run.
+    """
 
     def __init__(self, on_value: OnValue, kept: Collection[str]) -> None:
         self._on_value = on_value
