@@ -123,4 +123,4 @@ def exam_verdict(items: Sequence[Item], found: Sequence[Answers]) -> tuple[Verdi
 
 def _question(item: Item, file: MediaFile) -> Question:
     picture = isinstance(file, PicturePath)
-    return Question(item.question.text, [file.path] if picture else [], [] if picture else [file.path])
+    return Question.about(item.question.text, [file.path] if picture else [], [] if picture else [file.path])

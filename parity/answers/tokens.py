@@ -43,7 +43,7 @@ def compare_tokens(
     engine: AnsweringEngine, folder: Path, prompt: str, *, images: Sequence[Path], steps: int, loader: Loader
 ) -> TokenComparison:
     """Run the port (float32) and an engine on one prompt. The reference's processor prepares the port's prompt."""
-    (answer,) = engine.answer(folder, [Question(prompt, images)], max_new_tokens=steps, ignore_end=True)
+    (answer,) = engine.answer(folder, [Question.about(prompt, images)], max_new_tokens=steps, ignore_end=True)
     row: list[Part] = [*(PicturePath(path) for path in images), prompt]
     inputs = loader.processor(folder).prepare([row], padding_side="left")
     session = PortEngine(loader.port(folder, "float32")).session(inputs, steps=steps)

@@ -193,7 +193,7 @@ class _Given:
         self._kind = kind
         self.runs = PlantedRuns(case, case.folder / own, dtype="float32")
         stored, self._floors = check_stage(case, stage, "float32")
-        self._reference = self._floors.yardstick = _in_memory(stored)
+        self._reference = self._floors.yardstick = in_memory(stored)
         self._coarse = frozenset(promise("coarse").keys(stored.entries()))
         self.searched = self.runs if kind == FULL else _Kept(self.runs, self._coarse)
 
@@ -206,7 +206,7 @@ class _Given:
         return whole if self._kind == FULL else only(whole, list(self._coarse))
 
 
-def _in_memory(trace: Trace) -> MemoryTrace:
+def in_memory(trace: Trace) -> MemoryTrace:
     held = MemoryTrace(trace.description)
     for entry in trace:
         held.add(entry, trace.read(entry.key))

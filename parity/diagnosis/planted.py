@@ -19,6 +19,7 @@ from torch import Tensor
 
 from parity.bundles.bundle import BundleCase
 from parity.bundles.generation import plans_of
+from parity.bundles.tokens.asking import part_of
 from parity.cases.media_batch import MediaBatch
 from parity.core.errors import ParityError
 from parity.core.metrics import as_rows, row_errors
@@ -40,7 +41,6 @@ from parity.seams.model import expected_model_seams
 from parity.seams.processor import expected_processor_seams
 from parity.seams.spec import Expected
 from port import Inputs, Processor, Qwen3VL, listening, load_model
-from reference.media import PicturePath, VideoPath
 from reference.nudge import moved
 
 OnValue = Callable[[SeamKey, np.ndarray], object]
@@ -276,14 +276,8 @@ class PlantedRuns:
         return {name: tensor for name, tensor in given.items() if tensor is not None}
 
     def _batch(self, record: Any) -> MediaBatch:
-        rows = [[self._part(part) for part in row] for row in record["rows"]]
+        rows = [[part_of(self.case, part) for part in row] for row in record["rows"]]
         return MediaBatch(rows, record["padding_side"], self._spool)
-
-    def _part(self, part: Any) -> str | PicturePath | VideoPath:
-        if part["type"] == "text":
-            return str(part["text"])
-        path = self.case.folder / part["file"]
-        return PicturePath(path) if part["type"] == "image" else VideoPath(path)
 
 
 def _same(left: Tensor | None, right: Tensor) -> bool:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from parity.bundles.bundle import Bundle, BundleCase
 from parity.bundles.checks import check_stage
-from parity.bundles.tokens.asking import questions_of
 from parity.bundles.tokens.blackbox import JudgedTokens, gate_of
 from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
@@ -104,7 +103,6 @@ def _askable(case: BundleCase, checkpoints: Sequence[Path]) -> bool:
     if case.count("video"):
         return False
     try:
-        questions_of(case)
         checkpoint_of(case, checkpoints)
     except ParityError:
         return False

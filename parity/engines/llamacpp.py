@@ -104,7 +104,7 @@ def _asked(folder: Path, question: Question) -> dict[str, Any]:
 
     if question.videos:
         raise ParityError("llama.cpp is asked about pictures and text only")
-    content = [*({"type": "image"} for _ in question.images), {"type": "text", "text": question.prompt}]
+    content = question.content(lambda kind, _path: {"type": kind})
     prompt = ChatTemplate.from_folder(folder).render([{"role": "user", "content": content}], add_generation_prompt=True)
     if prompt.count(_PICTURE) != len(question.images):
         raise ParityError(f"the chat template of {folder} does not write {_PICTURE} for each picture")

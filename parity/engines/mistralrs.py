@@ -53,9 +53,7 @@ class MistralRs:
             "folder": str(folder.resolve()),
             "questions": [
                 {
-                    "prompt": question.prompt,
-                    "images": [str(path.resolve()) for path in question.images],
-                    "videos": [str(path.resolve()) for path in question.videos],
+                    "content": question.content(_medium),
                 }
                 for question in questions
             ],
@@ -102,13 +100,14 @@ def _serve(request: dict[str, Any]) -> None:
     Path(request["answer"]).write_text(json.dumps(answers), encoding="utf-8")
 
 
+def _medium(kind: str, path: Path) -> dict[str, Any]:
+    return {"type": f"{kind}_url", f"{kind}_url": {"url": str(path.resolve())}}
+
+
 def _answer(engine: Any, runner: Any, request: dict[str, Any], question: dict[str, Any]) -> dict[str, Any]:
-    media = [
-        {"type": f"{kind}_url", f"{kind}_url": {"url": path}}
-        for kind in ("image", "video")
-        for path in question[f"{kind}s"]
-    ]
-    content = [*media, {"type": "text", "text": question["prompt"]}] if media else question["prompt"]
+    content = question["content"]
+    if len(content) == 1:
+        content = content[0]["text"]
     answer = runner.send_chat_completion_request(
         engine.ChatCompletionRequest(
             model="default",

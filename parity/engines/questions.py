@@ -7,25 +7,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from reference.media import PicturePath, VideoPath
+
+Part = str | PicturePath | VideoPath
 _BATCH = 16
 
 
 @dataclass(frozen=True)
 class Question:
-    """One user turn: pictures and videos, then the text."""
+    """One user turn: texts, pictures and videos in the order of ``parts``."""
 
-    prompt: str
-    images: Sequence[Path] = ()
-    videos: Sequence[Path] = ()
+    parts: Sequence[Part]
+
+    @classmethod
+    def about(cls, text: str, images: Sequence[Path] = (), videos: Sequence[Path] = ()) -> Question:
+        """Make a question of pictures, videos, and then the text."""
+        return cls([*map(PicturePath, images), *map(VideoPath, videos), text])
+
+    @property
+    def images(self) -> list[Path]:
+        return [part.path for part in self.parts if isinstance(part, PicturePath)]
+
+    @property
+    def videos(self) -> list[Path]:
+        return [part.path for part in self.parts if isinstance(part, VideoPath)]
+
+    def content(self, medium: Callable[[str, Path], Any]) -> list[dict[str, Any]]:
+        """Return the parts as messages hold them. ``medium(kind, path)`` is what stands for an image or a video."""
+        return [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else medium("image" if isinstance(part, PicturePath) else "video", part.path)
+            for part in self.parts
+        ]
 
     def message(self) -> dict[str, Any]:
         """The question as a message for a processor."""
-        media = [
-            {"type": kind, kind: path}
-            for kind, paths in (("image", self.images), ("video", self.videos))
-            for path in paths
-        ]
-        return {"role": "user", "content": [*media, {"type": "text", "text": self.prompt}]}
+        return {"role": "user", "content": self.content(lambda kind, path: {"type": kind, kind: path})}
 
 
 @dataclass(frozen=True)

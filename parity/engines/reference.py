@@ -23,10 +23,9 @@ from parity.kernels.base import Kernels, computing_with
 from reference.capture import capturing, send_state
 from reference.float64 import true_float64
 from reference.generation import end_tokens
-from reference.media import PicturePath, VideoPath
 from reference.model import Attention, ReferenceModel, State
 from reference.nudge import nudged
-from reference.processor import Part, ReferenceProcessor
+from reference.processor import ReferenceProcessor
 
 
 @dataclass
@@ -170,11 +169,7 @@ class ReferenceAnswers:
         tokenizer = processor.processor.tokenizer
 
         def batch(part: Sequence[Question]) -> list[Answer]:
-            rows: list[list[Part]] = [
-                [*map(PicturePath, question.images), *map(VideoPath, question.videos), question.prompt]
-                for question in part
-            ]
-            inputs = processor.prepare(rows, padding_side="left")
+            inputs = processor.prepare([question.parts for question in part], padding_side="left")
             tokens = model.generate(inputs, max_new_tokens=max_new_tokens, eos_token_ids=ends)
             lengths = inputs["attention_mask"].sum(dim=1).tolist()
             return [

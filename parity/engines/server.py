@@ -56,15 +56,12 @@ class Server:
     def _answer(self, question: Question, steps: int, ignore_end: bool) -> Answer:
         if question.videos:
             raise ParityError("the OpenAI protocol has no videos; ask about pictures or text")
-        content: list[dict[str, Any]] = [
-            {"type": "image_url", "image_url": {"url": _data_url(path)}} for path in question.images
-        ]
-        content.append({"type": "text", "text": question.prompt})
+        content = question.content(lambda _kind, path: {"type": "image_url", "image_url": {"url": _data_url(path)}})
         found = self._post(
             "/v1/chat/completions",
             {
                 "model": self.model,
-                "messages": [{"role": "user", "content": content if question.images else question.prompt}],
+                "messages": [{"role": "user", "content": content if len(content) > 1 else content[0]["text"]}],
                 "max_tokens": steps,
                 "temperature": 0.0,
                 "logprobs": True,

