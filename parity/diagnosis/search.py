@@ -123,11 +123,9 @@ class Search:
         possible = self._plausible(self.first, passed, library)
         trials: list[Trial] = []
         explanations: list[Trial] = []
-        # What needs more than the case contains comes last, and only if nothing else explains the evidence.
-        for shown in (True, False):
+        for group in self._by_traits(possible):
             if not explanations:
-                group = [(mutant,) for mutant in possible if self.runs.shows(mutant) == shown]
-                trials += self._each(group, self.first)
+                trials += self._each([(mutant,) for mutant in group], self.first)
                 explanations = [trial for trial in trials if trial.explains]
         if not explanations and (second or beside):
             seconds = self._beside_the_nearest(trials) if beside else self._with_a_second(library, trials)
@@ -170,6 +168,20 @@ class Search:
                 if one[0] not in best.mutants and typical - steps[0].typical <= _REACH * best.typical
             }
         return steps
+
+    def _by_traits(self, mutants: Sequence[Mutant]) -> list[list[Mutant]]:
+        """Return the mistakes that the case must show, and then the rest, for when none of those explains the evidence.
+
+        A case may show a mistake although it lacks what the mistake needs to be caught in any case. Where the value right
+        before the first divergence was given, hardly any two mistakes look alike, so the first explanation is enough.
+        Other evidence, such as a black box, tells less, and all are tried.
+        """
+        assert self.first is not None
+        keys = [item.key for item in self.runs.expected(self.stage)]
+        at = keys.index(self.first)
+        if at and keys[at - 1] not in self.evidence.before:
+            return [list(mutants)]
+        return [[mutant for mutant in mutants if self.runs.shows(mutant) == shown] for shown in (True, False)]
 
     def _plausible(self, first: SeamKey, passed: frozenset[SeamKey], library: Sequence[Mutant]) -> list[Mutant]:
         return plausible(self.evidence, self.stage, first, passed, library, self.runs.expected(self.stage))

@@ -19,7 +19,7 @@ from parity.cases.media import Clip, Noise
 from parity.core.trace import Description, SeamKey
 from parity.core.values import ValuesTrace
 from parity.diagnosis.differences import HYPOTHESES
-from parity.diagnosis.evidence import TraceEvidence
+from parity.diagnosis.evidence import TraceEvidence, only
 from parity.diagnosis.measuring import in_memory
 from parity.diagnosis.planted import PROCESSOR, PlantedRuns
 from parity.diagnosis.replay import replayed
@@ -136,15 +136,17 @@ def test_kept_media_are_not_computed_again(case: BundleCase) -> None:
     assert runs.cost.runs < 3
 
 
-def _found(case: BundleCase, name: str) -> tuple[Found, float]:
-    """Diagnose the port with a mistake."""
+def _found(case: BundleCase, name: str, without: str = "") -> tuple[Found, float]:
+    """Diagnose the port with a mistake, from all values but those of a seam."""
     runs = _runs(case)
     values = runs.values(chosen([name]), PROCESSOR)
     reference, floors = check_stage(case, PROCESSOR, "float32")
     floors.yardstick = in_memory(reference)
     before = runs.cost.runs
     subject = ValuesTrace(Description("port with a mistake", "", "float32", case.name), values)
-    search = Search(TraceEvidence(subject, floors.yardstick, floors), PROCESSOR, runs)
+    evidence = TraceEvidence(subject, floors.yardstick, floors)
+    evidence = only(evidence, [key for key in values if key.name != without])
+    search = Search(evidence, PROCESSOR, runs)
     return search(HYPOTHESES), runs.cost.runs - before
 
 
@@ -164,6 +166,15 @@ def test_a_mistake_whose_traits_the_case_lacks_comes_last_and_is_still_found(cas
     tried, cost = _found(case, "frames-every-nth")
     assert len(tried.tried) <= len(found.tried)
     assert cost <= runs
+
+
+def test_all_are_tried_if_what_comes_before_the_first_divergence_was_not_given(case: BundleCase) -> None:
+    lacking = "rescale-factor-fixed"
+    found, _ = _found(case, "patches-columns-first")
+    assert lacking not in found.tried
+    found, _ = _found(case, "patches-columns-first", without="processor.images.0.resized")
+    assert lacking in found.tried
+    assert [trial.mutants[0].id for trial in found.explanations] == ["patches-columns-first"]
 
 
 def test_what_another_checkpoint_sets_is_not_known(case: BundleCase, loader: Loader, tmp_path: Path) -> None:
