@@ -172,9 +172,9 @@ class Search:
     def _by_traits(self, mutants: Sequence[Mutant]) -> list[list[Mutant]]:
         """Return the mistakes that the case must show, and then the rest, for when none of those explains the evidence.
 
-        A case may show a mistake although it lacks what the mistake needs to be caught in any case. Where the value right
-        before the first divergence was given, hardly any two mistakes look alike, so the first explanation is enough.
-        Other evidence, such as a black box, tells less, and all are tried.
+        A case may show a mistake although it lacks what the mistake needs to be caught in any case. Where the value
+        right before the first divergence was given, hardly any two mistakes look alike, and the first explanation is
+        enough. Other evidence, such as a black box, tells less, and all are tried.
         """
         assert self.first is not None
         keys = [item.key for item in self.runs.expected(self.stage)]
