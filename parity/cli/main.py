@@ -30,7 +30,7 @@ from parity.cli.options import (
     threads_option,
 )
 from parity.cli.record_commands import add_record_commands
-from parity.cli.workers import fresh_option, workers_options
+from parity.cli.workers import fresh_option, workers_option, workers_options
 from parity.engines.registry import FOREIGN, NAMES
 from parity.kernels.registry import KERNELS
 from parity.milestones.phases import PHASES
@@ -171,6 +171,7 @@ def suite(**options: Any) -> int:
 @click.option("--junit", type=FOLDER, help="Also write JUnit XML to this file.")
 @click.option("--summary", type=FOLDER, help="Append the report in Markdown to this file, as for GITHUB_STEP_SUMMARY.")
 @annotations_option
+@workers_option
 @shard_option
 @threads_option
 @json_option

@@ -9,7 +9,7 @@ from pathlib import Path
 from parity.cases.registry import every_case
 from parity.core.errors import ParityError
 from parity.milestones.collect import EVIDENCE
-from parity.milestones.plan import Milestones, read_milestones, standard
+from parity.milestones.plan import Milestones, milestones_of
 from parity.milestones.shards import Shard
 
 
@@ -27,11 +27,7 @@ class SignoffOptions:
     threads: int | None
     shard: Shard | None = None
     annotations: bool = False
-
-
-def milestones_of(path: Path | None) -> Milestones:
-    """Return the milestones of a file, or the standard ones."""
-    return standard() if path is None else read_milestones(path)
+    workers: int | None = None
 
 
 def check_signoff(options: SignoffOptions) -> None:

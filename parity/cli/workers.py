@@ -23,15 +23,17 @@ class Where:
     scheduler: str | None = None
 
 
+workers_option = click.option(
+    "--workers", type=click.IntRange(1, MOST), help="Run in this many processes, which share the threads."
+)
+_scheduler_option = click.option(
+    "--scheduler", metavar="ADDRESS", help="Run on the workers of a Dask scheduler (extra: cluster)."
+)
+
+
 def workers_options(command: F) -> F:
     """Add ``--workers`` and ``--scheduler`` to a command."""
-    scheduler = click.option(
-        "--scheduler", metavar="ADDRESS", help="Run on the workers of a Dask scheduler (extra: cluster)."
-    )
-    count = click.option(
-        "--workers", type=click.IntRange(1, MOST), help="Run in this many processes, which share the threads."
-    )
-    return count(scheduler(command))
+    return workers_option(_scheduler_option(command))
 
 
 def workers_for(where: Where) -> Workers:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ from parity.bundles.jsonfile import check_schema, read_json
 from parity.core.errors import ParityError, TraceError
 from parity.milestones.keys import differences, digest_json
 from parity.milestones.plan import Item, Phase
-from parity.milestones.records.evidence import validator, without_times
+from parity.milestones.records.evidence import Content, validator, without_times
 from parity.milestones.records.source import Key, Source, isolated
 from parity.milestones.shards import Shard
 
 EVIDENCE = "evidence"
 Keep = Callable[[str, Mapping[str, Any]], None]
+Given = tuple[Item, Content, float]
+# Makes the evidence of items. Each comes when it is finished, with the seconds that it took.
+Give = Callable[[Sequence[Item]], Iterator[Given]]
 
 
 @dataclass
@@ -90,11 +93,13 @@ def collect(
     *,
     keep: Keep,
     shard: Shard | None = None,
+    give: Give | None = None,
     progress: Callable[[str], None] = lambda _what: None,
 ) -> Collected:
     """Return the evidence of every item of the phases, or of those in the shard.
 
-    An error in one item is evidence of that item alone.
+    ``give`` makes what there is not yet; default: the source does, one item after another. An error in one item is
+    evidence of that item alone.
     """
     items = every_item(phases)
     if shard is not None:
@@ -103,30 +108,50 @@ def collect(
     for item in items:
         groups.setdefault(source.order(item), []).append(item)
     done = Collected()
+    left: list[Item] = []
+    keys: dict[str, Key] = {}
     for item in (item for group in groups.values() for item in group):
-        progress(item.id)
-        _collect(item, source, earlier, done, keep)
+        content = isolated(lambda wanted: _begun(wanted, source, earlier, done, keys), item)
+        if content:
+            progress(item.id)
+            _keep(item, content, done, keys, keep)
+        else:
+            left.append(item)
+    for item, content, seconds in (give or _one_by_one(source, progress))(left):
+        done.seconds[item.id] = round(seconds, 3)
+        _keep(item, content, done, keys, keep)
     # In the order of the file, whatever ran first.
     done.evidence = {item.id: done.evidence[item.id] for item in items}
     return done
 
 
-def _collect(item: Item, source: Source, earlier: Earlier, done: Collected, keep: Keep) -> None:
+def _one_by_one(source: Source, progress: Callable[[str], None]) -> Give:
+    def give(items: Sequence[Item]) -> Iterator[Given]:
+        for item in items:
+            progress(item.id)
+            yield give_one(source, item)
+
+    return give
+
+
+def give_one(source: Source, item: Item) -> Given:
+    """Return the evidence of an item, and the seconds that it took."""
     start = time.perf_counter()
-    keys: list[Key] = []
+    content = isolated(source.give, item)
+    return item, content, time.perf_counter() - start
 
-    def give(wanted: Item) -> dict[str, Any]:
-        keys.append(source.key(wanted))
-        before = _fresh(wanted, keys[0], earlier, done)
-        return dict(before) if before is not None else source.give(wanted)
 
-    content = isolated(give, item)
-    if item.id in done.reused:
-        done.evidence[item.id] = content
-    else:
-        made = {"item": item.id, "key": keys[0] if keys else {}, **content}
-        done.evidence[item.id] = {**made, "digest": evidence_digest(made)}
-        done.seconds[item.id] = round(time.perf_counter() - start, 3)
+def _begun(item: Item, source: Source, earlier: Earlier, done: Collected, keys: dict[str, Key]) -> dict[str, Any]:
+    """Note the key of an item. Returns its earlier evidence, or nothing if that may not be used."""
+    keys[item.id] = source.key(item)
+    return dict(_fresh(item, keys[item.id], earlier, done) or {})
+
+
+def _keep(item: Item, content: Content, done: Collected, keys: Mapping[str, Key], keep: Keep) -> None:
+    if item.id not in done.reused:
+        made = {"item": item.id, "key": keys.get(item.id, {}), **content}
+        content = {**made, "digest": evidence_digest(made)}
+    done.evidence[item.id] = dict(content)
     keep(file_name(item.id), done.evidence[item.id])
 
 

@@ -135,6 +135,11 @@ def standard() -> Milestones:
     return read_milestones(STANDARD)
 
 
+def milestones_of(path: Path | None) -> Milestones:
+    """Return the milestones of a file, or the standard ones."""
+    return standard() if path is None else read_milestones(path)
+
+
 def requires_less(phase: Phase) -> str:
     """Say what a phase leaves out of the standard's phase of the same name or number, or return an empty text."""
     own = next((other for other in standard().phases if phase.title == other.title), None)

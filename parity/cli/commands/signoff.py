@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich import box
@@ -17,23 +17,21 @@ from rich.table import Table
 from parity.cli import console as view
 from parity.cli.command import here, say_annotations
 from parity.cli.progress import progress_bar
-from parity.cli.signoff_options import SignoffOptions, milestones_of
+from parity.cli.signoff_options import SignoffOptions
+from parity.cli.workers import Where, threads_of, workers_for
 from parity.documents.folders import report_folder
-from parity.documents.pictures import keep_pictures, pictures_of, take_over
+from parity.documents.pictures import pictures_of, take_over
 from parity.documents.signoff import signoff_document
+from parity.documents.signoff_run import signoff_source, spread_over
 from parity.milestones.collect import EVIDENCE, Collected, collect, every_item, file_name, read_earlier
 from parity.milestones.keys import checkout, code_digest, versions
-from parity.milestones.plan import Item, Milestones
+from parity.milestones.plan import Milestones, milestones_of
 from parity.milestones.records.evidence import validator
 from parity.milestones.records.record import RECORD, Surroundings, dump, make_record, verdicts
-from parity.milestones.records.sources import source_of
 from reports.atomic import make_folder, write_bytes, write_files
 from reports.junit import junit
 from reports.kinds.signoff import KIND
 from reports.write import write_report
-
-if TYPE_CHECKING:
-    from parity.runs.case_run import CaseRun
 
 _COLOURS = {"SIGNED OFF": "PARITY", "REFUSED": "DIVERGED", "INCOMPLETE": "INCOMPLETE", "INVALID": "INVALID"}
 
@@ -41,13 +39,13 @@ _COLOURS = {"SIGNED OFF": "PARITY", "REFUSED": "DIVERGED", "INCOMPLETE": "INCOMP
 def signoff(options: SignoffOptions) -> int:
     """Run the command. Returns the exit code of the verdict."""
     milestones = milestones_of(options.milestones)
-    threads = _threads(milestones, options.threads)
+    threads = _threads(milestones, options)
     phases = milestones.chosen(options.phases)
     folder = report_folder(options.out, "signoff")
     start = time.perf_counter()
     state, code, found = checkout(), code_digest(), versions()
     environment = here(threads=threads)
-    source = source_of(milestones, code=code, versions=found, look=_keeper(milestones, folder))
+    source = signoff_source(milestones, folder)
     earlier = read_earlier(options.reuse)
     make_folder(folder / EVIDENCE)  # before anything runs
     items = every_item(phases)
@@ -56,8 +54,12 @@ def signoff(options: SignoffOptions) -> int:
     def keep(name: str, evidence: Mapping[str, Any]) -> None:
         write_bytes(folder / EVIDENCE / name, data=dump(evidence))
 
-    with progress_bar(count, quiet=options.as_json) as step:
-        collected = collect(phases, source, earlier, keep=keep, shard=options.shard, progress=step)
+    with progress_bar(count, quiet=options.as_json) as step, workers_for(Where(options.workers)) as workers:
+        spread = spread_over(
+            workers, source, milestones=options.milestones, folder=folder, threads=threads, progress=step
+        )
+        give = spread if (options.workers or 1) > 1 else None
+        collected = collect(phases, source, earlier, keep=keep, shard=options.shard, give=give, progress=step)
     about = Surroundings(
         state, code, source.checkpoints(), found, environment, round(time.perf_counter() - start, 3), date.today()
     )
@@ -88,27 +90,11 @@ def conclude(
     return exit_code
 
 
-def _keeper(milestones: Milestones, folder: Path) -> Callable[[Item, CaseRun], None] | None:
-    """Return what keeps the heat maps of a run beside its evidence."""
+def _threads(milestones: Milestones, options: SignoffOptions) -> int:
+    """Return the number of threads of each run."""
     if milestones.subject.evidence == "bundle":
-        return None
-    from parity.diagnosis.heatmaps import heat_maps  # needs torch
-
-    def keep(item: Item, run: CaseRun) -> None:
-        maps = heat_maps(run.inputs, run.result.findings) if run.inputs is not None else []
-        keep_pictures(maps, folder, item=item.id, stem=Path(file_name(item.id)).stem)
-
-    return keep
-
-
-def _threads(milestones: Milestones, wanted: int | None) -> int:
-    if milestones.subject.evidence == "bundle":
-        return 1
-    import torch  # a sign-off by a bundle needs none
-
-    if wanted:
-        torch.set_num_threads(wanted)
-    return torch.get_num_threads()
+        return 1  # it needs no torch
+    return threads_of(options.threads, Where(options.workers))
 
 
 def _write_for_ci(document: Mapping[str, Any], options: SignoffOptions) -> None:

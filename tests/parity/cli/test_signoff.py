@@ -101,6 +101,15 @@ def test_run_again_the_digest_is_the_same(signed: Path, plan: Path, parity: Pari
     assert third["run"]["items"] == {}
 
 
+@pytest.mark.slow
+def test_two_workers_give_the_same_record(signed: Path, plan: Path, parity: Parity, tmp_path: Path) -> None:
+    parity("signoff", "--milestones", plan, "--out", tmp_path / "spread", "--workers", 2).succeeds()
+    alone, spread = record(signed), record(tmp_path / "spread")
+    assert alone["predicate"]["signoff"]["digest"] == spread["predicate"]["signoff"]["digest"]
+    names = {path.name for path in (signed / EVIDENCE).iterdir()}
+    assert {path.name for path in (tmp_path / "spread" / EVIDENCE).iterdir()} == names
+
+
 def test_the_record_holds_and_runs_again(signed: Path, plan: Path) -> None:
     answer = verify(signed / "signoff.json", plan, "--again", "2", "--seed", "3")
     answer.succeeds()

@@ -82,6 +82,8 @@ def case_content(*, figure: float = 1e-7, alone: float = 1e-8, blind: tuple[str,
 class Stub:
     """A source without a model. ``contents`` replaces the evidence of an item; ``key`` holds for all items."""
 
+    milestones: Milestones
+
     def __init__(self, **contents: Content | Exception | Callable[[], Content]) -> None:
         self.contents: dict[str, Any] = contents
         self.keys: dict[str, Any] = {"code": "c" * 64, "dtype": "float32", "torch": "2.0"}

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from parity.core.errors import ParityError
-from parity.milestones.collect import EVIDENCE, Collected, collect, file_name, read_earlier
+from parity.documents.signoff_run import spread_over
+from parity.milestones.collect import EVIDENCE, Collected, collect, every_item, file_name, give_one, read_earlier
 from parity.milestones.keys import checkout, code_digest
 from parity.milestones.plan import Milestones
 from parity.milestones.records.record import dump
+from parity.workers.base import Workers
+from parity.workers.messages import WorkerLost
 from tests.parity.milestones.samples import Stub, plan, with_contents
 
 TEXT, PHOTO = "case:text:float32", "case:photo:float32"
@@ -43,6 +47,47 @@ def test_what_is_fresh_is_not_run_again(milestones: Milestones, tmp_path: Path) 
     assert first.reused == []
     third = Stub()
     assert sign(milestones, third, tmp_path / "c", reuse=tmp_path / "b").reused == ALL  # it can be handed on
+
+
+class _Backwards(Workers):
+    """Ends tasks in another order than they were given. Those of some items are lost."""
+
+    def __init__(self, source: Stub, lost: Collection[str] = ()) -> None:
+        super().__init__()
+        self.source, self.lost, self.tasks = source, lost, list[tuple[Future[Any], Any]]()
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.tasks.append((Future(), args[0]))
+        if len(self.tasks) == len(ALL):
+            for future, task in reversed(self.tasks):
+                self._end(future, task)
+        return self.tasks[-1][0]
+
+    def _end(self, future: Future[Any], task: Any) -> None:
+        if task["item"] in self.lost:
+            future.set_exception(WorkerLost("a worker ended three times"))
+            return
+        item = next(item for item in every_item(self.source.milestones.phases) if item.id == task["item"])
+        future.set_result({"content": give_one(self.source, item)[1], "seconds": 0.5})
+
+
+@pytest.mark.parametrize("lost", [(), (PHOTO,)])
+def test_evidence_of_workers_is_that_of_one_process(
+    lost: tuple[str, ...], milestones: Milestones, tmp_path: Path
+) -> None:
+    stub = Stub()
+    stub.milestones = milestones
+    give = spread_over(
+        _Backwards(stub, lost), stub, milestones=milestones.path, folder=tmp_path, threads=1, progress=lambda _: None
+    )
+    found = collect(milestones.phases, stub, read_earlier(None), keep=lambda _name, _evidence: None, give=give)
+    alone = sign(milestones, Stub(), tmp_path / "alone")
+    assert list(found.evidence) == list(alone.evidence) == ALL
+    for name in ALL:
+        if name in lost:
+            assert found.evidence[name]["error"] == {"side": "setup", "text": "a worker ended three times"}
+        else:
+            assert found.evidence[name] == alone.evidence[name]
 
 
 @pytest.mark.parametrize(
