@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from parity.bench.ratios import Pairs, Ratio, pairs_wanted, ratio_of, timed
-from parity.bench.works import Sides, Sizes, Work, decode_work, text_inputs
+from parity.bench.works import Run, Sides, Sizes, decode_work, text_inputs
 from parity.engines.mistralrs_timed import Answered, TimedMistralRs
 from parity.engines.registry import engine
 from port import Inputs
@@ -32,6 +32,17 @@ class Beside:
     ratio: Ratio
 
 
+@dataclass(frozen=True)
+class _Own:
+    """What the port does of the same answer."""
+
+    name: str
+    title: str
+    amount: int
+    unit: str
+    run: Run
+
+
 def beside_mistralrs(sides: Sides, sizes: Sizes, *, budget: float) -> tuple[Beside, ...]:
     """Time prefill and decode of the port and of mistral.rs in pairs, on the wall clock.
 
@@ -45,18 +56,18 @@ def beside_mistralrs(sides: Sides, sizes: Sizes, *, budget: float) -> tuple[Besi
         per_token = max(warm.decode_seconds / warm.decoded_tokens, 1e-4)
         steps = min(_MOST_STEPS, max(sizes.steps, int(_AT_LEAST / per_token) + 1))
         length = warm.prompt_tokens
-        works = _prefill(sides, length), decode_work(sides, batch=1, context=length, steps=steps)
-        runs = [work.port() for work in works]
+        parts = _prefill(sides, length), _decode(sides, length, steps)
+        runs = [part.run for part in parts]
         answer = lambda: other.answer(prompt, tokens=steps + 1)  # noqa: E731
         wanted = pairs_wanted(sum(_pair(runs, answer, first=True)), budget)
         found = [_pair(runs, answer, first=number % 2 == 0) for number in range(wanted)]
     return tuple(
-        _of(work, asked.title, Pairs(*zip(*((pair[at], pair[2 + at]) for pair in found), strict=True)))
-        for at, work in enumerate(works)
+        _of(part, asked.title, Pairs(*zip(*((pair[at], pair[2 + at]) for pair in found), strict=True)))
+        for at, part in enumerate(parts)
     )
 
 
-def _pair(runs: list[Callable[[], object]], answer: Callable[[], Answered], *, first: bool) -> tuple[float, ...]:
+def _pair(runs: list[Run], answer: Callable[[], Answered], *, first: bool) -> tuple[float, ...]:
     """Seconds of the port's prefill and decode, then those of the engine; the port runs first or last."""
     own = [timed(run) for run in runs] if first else []
     given = answer()
@@ -64,11 +75,16 @@ def _pair(runs: list[Callable[[], object]], answer: Callable[[], Answered], *, f
     return (*own, *(max(found, _RESOLUTION / 2) for found in (given.prompt_seconds, given.decode_seconds)))
 
 
-def _of(work: Work, title: str, pairs: Pairs) -> Beside:
-    return Beside(title, work.name, work.title, work.amount, work.unit, pairs, ratio_of(pairs))
+def _of(part: _Own, title: str, pairs: Pairs) -> Beside:
+    return Beside(title, part.name, part.title, part.amount, part.unit, pairs, ratio_of(pairs))
 
 
-def _prefill(sides: Sides, tokens: int) -> Work:
+def _decode(sides: Sides, context: int, steps: int) -> _Own:
+    work = decode_work(sides, batch=1, context=context, steps=steps)
+    return _Own(work.name, work.title, work.amount, work.unit, work.port())
+
+
+def _prefill(sides: Sides, tokens: int) -> _Own:
     """The prompt of a chat: the logits after its last token alone."""
     inputs = Inputs(**text_inputs(sides.model, 1, tokens))
     model = sides.model
@@ -77,4 +93,4 @@ def _prefill(sides: Sides, tokens: int) -> Work:
         return model.prefill_last(inputs, model.new_cache(1, tokens))
 
     title = f"prefill of {tokens} tokens, last logits"
-    return Work("prefill-last", title, tokens, "tokens", lambda: run, lambda: run)
+    return _Own("prefill-last", title, tokens, "tokens", run)
