@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from port import Qwen3VL
@@ -35,6 +35,32 @@ class Counts:
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)
+
+
+class _WithoutProducts(TorchDispatchMode):
+    """Gives zeros for matrix products and attention, which nothing that is counted depends on.
+
+    Without instructions for bfloat16, torch computes the plain form of a large model in minutes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _PRODUCTS:
+            return func(*args, **(kwargs or {}))
+        shapes = func(*tree_map_only(Tensor, lambda tensor: tensor.to("meta"), args), **(kwargs or {}))
+        device = next(leaf.device for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+        return tree_map_only(Tensor, lambda shape: torch.zeros_like(shape, device=device), shapes)
+
+
+_PRODUCTS = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.baddbmm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+}
 
 
 class _Reading(TorchDispatchMode):
@@ -90,10 +116,10 @@ def count(model: Qwen3VL, run: Callable[[], Run]) -> Counts:
     kernels = kernels_of(model)
     with torch.no_grad():
         prepared = run()
-        with FlopCounterMode(display=False) as flops:
+        with _WithoutProducts(), FlopCounterMode(display=False) as flops:
             prepared()
         prepared = run()
-        with _Reading() as reading:
+        with _WithoutProducts(), _Reading() as reading:
             prepared()
         prepared, making = run(), _Making()
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from parity.bench.beside import Beside, beside_mistralrs
@@ -35,6 +35,8 @@ from parity.bench.works import (
 )
 from parity.engines.device import finishing
 
+# The works of every session, in their order.
+WORK_NAMES = ("vision", "prefill", "decode", "decode-batch", "load")
 _POINT_BUDGET = 0.15  # of a work's seconds, for each point of a curve
 
 
@@ -87,20 +89,27 @@ def run_session(
     curves: bool,
     clock: ClockName,
     progress: Callable[[str], None],
+    only: Collection[str] = (),
     beside: bool = False,
     verdict: bool = False,
+    finished: Callable[[Measured, float], None] = lambda _measured, _seconds: None,
 ) -> BenchSession:
     """Measure everything. ``budget``: about so many seconds for the pairs of each work, and as many for its control.
 
-    With ``beside``, mistral.rs is timed too; with ``verdict``, a whole verdict.
+    ``only``: names of ``WORK_NAMES``, to measure these works and not all. With ``beside``, mistral.rs is timed too;
+    with ``verdict``, a whole verdict. ``finished`` gets each work with the seconds that its measurement took.
     """
     sizes = sizes_of(sides.model)
     progress("limits of the machine")
     limits = measure_limits(sides.model.dtype, device=sides.device)
     measured = []
-    for work in works(sides, sizes):
+    for name, work in zip(WORK_NAMES, works(sides, sizes), strict=True):
         progress(work.title)
+        if only and name not in only:
+            continue
+        start = time.perf_counter()
         measured.append(measure(sides, work, budget=budget, clock=clock))
+        finished(measured[-1], time.perf_counter() - start)
     points: list[Point] = []
     if curves:
         for curve, at, work in curve_works(sides, sizes):
@@ -127,7 +136,7 @@ def pieces(sizes: Sizes, *, curves: bool, beside: bool = False, verdict: bool = 
 
 
 def works(sides: Sides, sizes: Sizes) -> Sequence[Work]:
-    """What every session measures."""
+    """What every session measures, in the order of ``WORK_NAMES``."""
     return (
         vision_work(sides, pictures=sizes.pictures, side=sizes.side),
         prefill_work(sides, tokens=sizes.prompt),

@@ -29,6 +29,7 @@ class BenchOptions:
     device: str = "cpu"
     beside: str | None = None
     verdict: bool | None = None
+    works: tuple[str, ...] = ()
 
 
 def check_bench(given: BenchOptions) -> None:
@@ -39,6 +40,8 @@ def check_bench(given: BenchOptions) -> None:
         raise ParityError("--accepted is only used with --check; add it, or leave --accepted out")
     if given.check and given.accept is not None:
         raise ParityError("--check and --accept cannot be used together: figures are accepted before they are checked")
+    if given.works and given.accept is not None:
+        raise ParityError("--work and --accept cannot be used together: a session is accepted as a whole")
     if given.accepted is not None and not given.accepted.is_file():
         raise ParityError(f"{given.accepted} is no file; make it with bench --accept {given.accepted}")
     if given.clock == "processor" and given.device != "cpu":

@@ -607,6 +607,13 @@ def activations(**options: Any) -> int:
 @click.option(
     "--accept", type=FOLDER, help="Add this session to this file of accepted figures; the lowest of its ratios counts."
 )
+@click.option(
+    "--work",
+    "works",
+    type=click.Choice(["vision", "prefill", "decode", "decode-batch", "load"]),
+    multiple=True,
+    help="Measure only this work; may be repeated. With --check, the others count as not measured.",
+)
 @click.option("--beside", type=click.Choice(["mistralrs"]), help="Time this engine beside the port as well.")
 @click.option(
     "--verdict/--no-verdict", default=None, help="Whether to time a whole verdict; default: for small models only."

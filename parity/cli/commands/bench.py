@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
 from rich import box
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.table import Table
 from parity.bench.check import accept, check, read_accepted, shipped
 from parity.bench.machine import machine_class
 from parity.bench.ratios import ClockName
-from parity.bench.session import BenchSession, pieces, run_session
+from parity.bench.session import BenchSession, Measured, pieces, run_session
 from parity.bench.works import SMALL, Sides, loaded_sides, sizes_of
 from parity.cases.case import SeededCheckpoint
 from parity.cli import console as view
@@ -66,8 +67,26 @@ def _measured(given: BenchOptions, sides: Sides, clock: ClockName) -> BenchSessi
     total = pieces(sizes_of(sides.model), curves=curves, beside=beside, verdict=verdict)
     with progress_bar(total, quiet=given.as_json) as step:
         return run_session(
-            sides, budget=given.seconds, curves=curves, clock=clock, progress=step, beside=beside, verdict=verdict
+            sides,
+            budget=given.seconds,
+            curves=curves,
+            clock=clock,
+            progress=step,
+            only=given.works,
+            beside=beside,
+            verdict=verdict,
+            finished=_say,
         )
+
+
+def _say(measured: Measured, seconds: float) -> None:
+    """Show a finished work at once: a session on a large model takes long, and may be interrupted."""
+    ratio, noise = measured.ratio, measured.control.noise - 1
+    click.echo(
+        f"{measured.work.title}: {ratio.middle:.2f} x [{ratio.low:.2f}, {ratio.high:.2f}], noise {noise:.1%}, "
+        f"{ratio.pairs} pairs in {seconds:.0f} s",
+        err=True,
+    )
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:

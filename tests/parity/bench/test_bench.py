@@ -20,7 +20,7 @@ from parity.bench.counts import Counts, count
 from parity.bench.limits import measure_limits
 from parity.bench.machine import machine_class
 from parity.bench.ratios import Pairs, Ratio, is_slower, pairs_wanted, ratio_of, ratio_of_logs, time_pairs
-from parity.bench.session import Measured, expected_seconds, pieces, slowed
+from parity.bench.session import WORK_NAMES, Measured, expected_seconds, pieces, run_session, slowed, works
 from parity.bench.verdict import time_to_verdict
 from parity.bench.works import (
     SMALL,
@@ -162,6 +162,32 @@ def test_counts_are_the_same_each_time_and_leave_the_kernels_alone(sides: Sides)
     assert found.bytes_read >= 4 * matrices, "and is read"
     assert found.calls > 10 * config.num_hidden_layers
     assert found.peak_bytes > 4 * 2 * config.vocab_size, "the logits"
+
+
+@pytest.mark.parametrize("work", ["vision", "prefill", "decode", "decode-batch"])
+def test_counts_do_not_need_the_products(work: str, sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = dict(zip(WORK_NAMES, works(sides, SMALL), strict=True))[work]
+    quick = count(sides.model, made.port)
+    monkeypatch.setattr("parity.bench.counts._PRODUCTS", set())
+    assert count(sides.model, made.port) == quick
+
+
+def test_a_session_of_one_work_measures_it_alone(sides: Sides) -> None:
+    told: list[str] = []
+    session = run_session(
+        sides,
+        budget=0.1,
+        curves=False,
+        clock="wall",
+        progress=lambda _: None,
+        only=["prefill"],
+        finished=lambda measured, seconds: told.append(measured.work.name) if seconds > 0 else None,
+    )
+    assert [measured.work.name for measured in session.measured] == told == ["prefill"]
+
+
+def test_one_work_is_not_accepted_for_all() -> None:
+    call("bench", "--work", "vision", "--accept", "new.json").refuses("--work and --accept")
 
 
 class _Twice(PlainKernels):
