@@ -21,7 +21,7 @@ from port.config import Qwen3VLConfig
 from port.errors import ConfigError, WeightsError
 from port.finite import all_finite
 from port.json_fields import Fields
-from port.kernels import use_kernels
+from port.kernels import kernels_of, use_kernels
 from port.mapped_file import MappedFile
 from port.model import Qwen3VL
 
@@ -62,8 +62,8 @@ def load_model(
         model = Qwen3VL(config)
     device = torch.device(device)
     with Checkpoint(folder) as checkpoint:
+        use_kernels(model, kernels if device.type == "cpu" else "plain")
         _fill(model, checkpoint, dtype=dtype, device=device)
-    use_kernels(model, kernels if device.type == "cpu" else "plain")
     return model.eval().requires_grad_(False)
 
 
@@ -115,10 +115,11 @@ def _fill(model: Qwen3VL, checkpoint: Checkpoint, *, dtype: torch.dtype, device:
             "is this the config of this checkpoint?"
         )
     used: set[MappedFile] = set()
+    kernels = kernels_of(model)
 
     def load(name: str) -> Tensor:
         read = checkpoint.read(checkpoint_name(name))
-        if not all_finite(read):
+        if not all_finite(read, kernels):
             raise WeightsError(
                 f"{checkpoint.folder}: {checkpoint_name(name)} holds NaN or Inf; the file is damaged, or its "
                 "conversion went wrong: download or convert it again"

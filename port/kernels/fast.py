@@ -62,7 +62,8 @@ class FastKernels(PlainKernels):
             return call
 
         functions = {key: telling(key[0], function) for key, function in self.native.functions.items()}
-        return FastKernels(Native(functions, telling("rotary", self.native.rotary_wide)), widen=self.widen)
+        told = Native(functions, telling("rotary", self.native.rotary_wide), self.native.finite)
+        return FastKernels(told, widen=self.widen)
 
     def _ours(self, x: Tensor, weight: Tensor) -> bool:
         """Whether these tensors are for the kernels here, and not for torch's."""

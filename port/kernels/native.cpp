@@ -292,6 +292,19 @@ static void attention(const T *q, const T *k, const T *v, const uint8_t *mask, T
     }
 }
 
+// Whether no float has all bits of its exponent set. U: the unsigned integer of the same width; inf: the bits of infinity.
+template <class U> static int finite(const U *x, long count, U inf) {
+    constexpr long BLOCK = 1 << 16;  // a bad number is found soon after it was read
+    for (long start = 0; start < count; start += BLOCK) {
+        const long end = start + BLOCK < count ? start + BLOCK : count;
+        U bad = 0;
+#pragma omp simd reduction(| : bad)
+        for (long i = start; i < end; i++) bad |= (U)((x[i] & inf) == inf);
+        if (bad) return 0;
+    }
+    return 1;
+}
+
 #define FOR_EACH(NAME, T)                                                                                             \
     void linears_##NAME(const T *x, const Product *products, int many, long rows, long width, int threads) {           \
         linears(x, products, many, rows, width, threads);                                                              \
@@ -316,4 +329,7 @@ void rotary_bfloat16_float32(const bf16 *x, const float *cos, const float *sin, 
                              long width, long stride, int threads) {
     rotary(x, cos, sin, y, rows, heads, width, stride, threads);
 }
+int finite_16(const uint16_t *x, long count, long inf) { return finite<uint16_t>(x, count, (uint16_t)inf); }
+int finite_32(const uint32_t *x, long count, long inf) { return finite<uint32_t>(x, count, (uint32_t)inf); }
+int finite_64(const uint64_t *x, long count, long inf) { return finite<uint64_t>(x, count, (uint64_t)inf); }
 }

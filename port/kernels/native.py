@@ -6,7 +6,7 @@ Shape legend: see ``plain``.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -18,6 +18,8 @@ from port.kernels.build import NoKernels, compiled
 from port.kernels.plain import PLAIN, Mask
 
 DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float64: "float64"}
+# The bits of infinity: those of the exponent. A float is NaN or Inf if it has them all.
+INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00, torch.float32: 0x7F800000, torch.float64: 0x7FF << 52}
 _POINTER, _LONG, _INT, _DOUBLE = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_double
 _ARGUMENTS: dict[str, list[Any]] = {
     "linears": [_POINTER] * 2 + [_INT] + [_LONG] * 2 + [_INT],
@@ -51,6 +53,12 @@ class Native:
 
     functions: dict[tuple[str, torch.dtype], Callable[..., None]]
     rotary_wide: Callable[..., None]  # bfloat16 with angles in float32
+    finite: Mapping[int, Callable[..., int]]  # by the bytes of a number
+
+    def all_finite(self, tensor: Tensor) -> bool:
+        """Whether a contiguous tensor of a dtype in ``INFINITY`` holds neither NaN nor Inf. Uses one thread."""
+        function = self.finite[tensor.element_size()]
+        return bool(function(tensor.data_ptr(), tensor.numel(), INFINITY[tensor.dtype]))
 
     def linears(self, x: Tensor, layers: Sequence[Layer], rows: int) -> list[Tensor]:
         """x (..., C) of ``rows`` rows times at most three weights (O, C), each with a bias (O,) or None: (..., O)."""
@@ -138,7 +146,8 @@ def native() -> Native | NoKernels:
             for name, arguments in _ARGUMENTS.items()
             for dtype, word in DTYPES.items()
         }
-        made = Native(functions, _function(library, "rotary_bfloat16_float32", _ARGUMENTS["rotary"]))
+        finite = {size: _finite(library, f"finite_{8 * size}") for size in (2, 4, 8)}
+        made = Native(functions, _function(library, "rotary_bfloat16_float32", _ARGUMENTS["rotary"]), finite)
     except NoKernels as reason:
         return reason
     except (OSError, AttributeError) as error:
@@ -150,6 +159,12 @@ def native() -> Native | NoKernels:
 def _function(library: ctypes.CDLL, name: str, arguments: list[Any]) -> Callable[..., None]:
     function: Callable[..., None] = getattr(library, name)
     function.argtypes, function.restype = arguments, None  # type: ignore[attr-defined]
+    return function
+
+
+def _finite(library: ctypes.CDLL, name: str) -> Callable[..., int]:
+    function: Callable[..., int] = getattr(library, name)
+    function.argtypes, function.restype = [_POINTER, _LONG, _LONG], _INT  # type: ignore[attr-defined]
     return function
 
 
@@ -192,4 +207,16 @@ def wrong_kernels(made: Native) -> list[str]:
                 found, exact = fast(*given).double(), plain(*(tensor.double() for tensor in given))
                 if not bool((found - exact).norm() <= tolerance * exact.norm()):
                     wrong.append(f"{name} of {word}")
+        wrong += [f"finite of {dtype}" for dtype in INFINITY if not _finds_infinity(made, dtype)]
     return wrong
+
+
+def _finds_infinity(made: Native, dtype: torch.dtype) -> bool:
+    limits = torch.finfo(dtype)
+    for place, number in ((0, torch.inf), (70, -torch.inf), (36, torch.nan)):
+        numbers = torch.tensor([limits.max, limits.min, limits.tiny, 0.0, -0.0], dtype=dtype).repeat(15)[:71].clone()
+        before = made.all_finite(numbers)
+        numbers[place] = number
+        if not before or made.all_finite(numbers):
+            return False
+    return True

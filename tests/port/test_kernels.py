@@ -117,7 +117,9 @@ def test_kernels_that_compute_something_else_are_not_used(name: str) -> None:
     def zero(*_arguments: Any) -> None:
         return None
 
-    bad = Broken({key: zero if key[0] == name else value for key, value in good.functions.items()}, good.rotary_wide)
+    bad = Broken(
+        {key: zero if key[0] == name else value for key, value in good.functions.items()}, good.rotary_wide, good.finite
+    )
     assert {wrong.split(" of ")[0] for wrong in wrong_kernels(bad)} == {name}
 
 
