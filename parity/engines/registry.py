@@ -6,9 +6,12 @@ To add an engine, write a class that follows ``questions.AnsweringEngine`` in th
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from parity.core.errors import ParityError
-from parity.engines.questions import AnsweringEngine
+
+if TYPE_CHECKING:
+    from parity.engines.questions import AnsweringEngine  # needs the reference's package
 
 # Module and class. An engine's packages are only imported when it is used.
 _PLACES = {

@@ -37,8 +37,7 @@ def sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     monkeypatch.setattr(command, "checkout", lambda: Checkout("f" * 40, True))
     monkeypatch.setattr(command, "code_digest", lambda: "c" * 64)
     monkeypatch.setattr(command, "versions", lambda: {"torch": "2.0"})
-    monkeypatch.setattr(command, "source_of", lambda *_arguments, **_options: Stub())
-    monkeypatch.setattr(command, "_keeper", lambda *_arguments: None)
+    monkeypatch.setattr(command, "signoff_source", lambda *_arguments: Stub())
     real = collect
 
     def sign(out: Path, *, reuse: Path | None = None, say: Callable[[str], None] = lambda _line: None) -> int:
