@@ -73,7 +73,7 @@ def give_item(task: Mapping[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(task["threads"])
     source = state.kept("source", lambda: signoff_source(milestones, Path(task["folder"])))
     item = next(item for item in every_item(milestones.phases) if item.id == task["item"])
-    source.key(item)
+    source.key(item)  # makes the checkpoint, if this process does not see the one that was made
     _, content, seconds = give_one(source, item)
     return {"content": content, "seconds": seconds}
 
