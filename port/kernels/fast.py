@@ -6,6 +6,7 @@ Shape legend: see ``plain``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -62,8 +63,10 @@ class FastKernels(PlainKernels):
             return call
 
         functions = {key: telling(key[0], function) for key, function in self.native.functions.items()}
-        told = Native(functions, telling("rotary", self.native.rotary_wide), self.native.finite)
-        return FastKernels(told, widen=self.widen)
+        return FastKernels(
+            replace(self.native, functions=functions, rotary_wide=telling("rotary", self.native.rotary_wide)),
+            widen=self.widen,
+        )
 
     def _ours(self, x: Tensor, weight: Tensor) -> bool:
         """Whether these tensors are for the kernels here, and not for torch's."""
