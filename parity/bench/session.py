@@ -11,6 +11,7 @@ from parity.bench.beside import Beside, beside_mistralrs
 from parity.bench.counts import Counts, count
 from parity.bench.limits import Limits, measure_limits
 from parity.bench.memory import peak_memory
+from parity.bench.names import WORK_NAMES
 from parity.bench.ratios import (
     ClockName,
     Pairs,
@@ -35,8 +36,6 @@ from parity.bench.works import (
 )
 from parity.engines.device import finishing
 
-# The works of every session, in their order.
-WORK_NAMES = ("vision", "prefill", "decode", "decode-batch", "load")
 _POINT_BUDGET = 0.15  # of a work's seconds, for each point of a curve
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from parity.bench.names import WORK_NAMES
 from parity.cli.command import SectionedGroup, subcommand
 from parity.cli.options import (
     DTYPE,
@@ -610,7 +611,7 @@ def activations(**options: Any) -> int:
 @click.option(
     "--work",
     "works",
-    type=click.Choice(["vision", "prefill", "decode", "decode-batch", "load"]),
+    type=click.Choice(WORK_NAMES),
     multiple=True,
     help="Measure only this work; may be repeated. With --check, the others count as not measured.",
 )

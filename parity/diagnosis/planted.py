@@ -114,12 +114,13 @@ class PlantedRuns:
         text, if a mistake made it fail. ``on_value`` may raise ``Enough`` to stop.
         """
         expected = self.expected(stage)
-        guard = _Guard(on_value, replayed(mutants) if stage == PROCESSOR else frozenset())
-        self._make_shared(mutants, stage)
+        kept = replayed(mutants)
+        guard = _Guard(on_value, kept if stage == PROCESSOR else frozenset())
+        self._make_shared(mutants, stage, media=bool(kept))
         self.cost.started += 1
         try:
             with ExitStack() as stack:
-                if replayed(mutants):
+                if kept:
                     stack.enter_context(self._media.replaying(mutants))
                 for mutant in mutants:
                     stack.enter_context(mutant.plant())
@@ -211,11 +212,11 @@ class PlantedRuns:
         """Process the case's media anew for the next mistake, and count what it costs."""
         vars(self).pop("_media", None)
 
-    def _make_shared(self, mutants: Sequence[Mutant], stage: str) -> None:
+    def _make_shared(self, mutants: Sequence[Mutant], stage: str, *, media: bool) -> None:
         """Make what other runs use too, before a mistake is planted."""
         if stage != PROCESSOR or keeps_files(mutants):
             self._others  # noqa: B018
-        if replayed(mutants) and "_media" not in vars(self):
+        if media and "_media" not in vars(self):
             self._media  # noqa: B018
             self.cost.started += 1
             self.cost.runs += stage == PROCESSOR

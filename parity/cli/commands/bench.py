@@ -75,8 +75,12 @@ def _measured(given: BenchOptions, sides: Sides, clock: ClockName) -> BenchSessi
             only=given.works,
             beside=beside,
             verdict=verdict,
-            finished=_say,
+            finished=_quiet if given.as_json else _say,
         )
+
+
+def _quiet(_measured: Measured, _seconds: float) -> None:
+    """With --json, nothing else is printed."""
 
 
 def _say(measured: Measured, seconds: float) -> None:

@@ -19,8 +19,9 @@ from parity.bench.check import accept, check, read_accepted, shipped
 from parity.bench.counts import Counts, count
 from parity.bench.limits import measure_limits
 from parity.bench.machine import machine_class
+from parity.bench.names import WORK_NAMES
 from parity.bench.ratios import Pairs, Ratio, is_slower, pairs_wanted, ratio_of, ratio_of_logs, time_pairs
-from parity.bench.session import WORK_NAMES, Measured, expected_seconds, pieces, run_session, slowed, works
+from parity.bench.session import Measured, expected_seconds, pieces, run_session, slowed, works
 from parity.bench.verdict import time_to_verdict
 from parity.bench.works import (
     SMALL,
