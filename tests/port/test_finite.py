@@ -67,7 +67,7 @@ def test_any_shape_and_dtype(finite: Check) -> None:
 
 def test_floats_that_are_not_at_multiples_of_their_size(finite: Check) -> None:
     numbers = torch.zeros(4 * 9 + 1, dtype=torch.uint8)
-    misplaced = torch.frombuffer(memoryview(numbers.numpy())[1:], dtype=torch.float32)
+    misplaced = torch.frombuffer(numbers.numpy()[1:], dtype=torch.float32)
     assert misplaced.data_ptr() % 4
     assert finite(misplaced)
     misplaced[7] = torch.inf

@@ -12,6 +12,7 @@ import pytest
 from parity.cli.main import main
 from parity.milestones.collect import EVIDENCE, file_name
 from parity.milestones.keys import Checkout
+from parity.milestones.plan import milestones_of
 from parity.milestones.records.source import isolated
 from parity.milestones.records.sources import source_of
 from parity.milestones.runs import PortSource
@@ -182,8 +183,6 @@ def test_a_case_that_raises_keeps_the_others(
 
 
 def test_a_port_that_raises_is_at_fault_and_the_machine_is_not(monkeypatch: pytest.MonkeyPatch, plan: Path) -> None:
-    from parity.cli.signoff_options import milestones_of
-
     milestones = milestones_of(plan)
     source = source_of(milestones, code="c" * 64, versions={"torch": "2"})
     assert isinstance(source, PortSource)
