@@ -173,8 +173,9 @@ def test_counts_do_not_need_the_products(work: str, sides: Sides, monkeypatch: p
     assert count(sides.model, made.port) == quick
 
 
-def test_a_session_of_one_work_measures_it_alone(sides: Sides) -> None:
+def test_a_session_of_one_work_measures_it_alone(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
+    monkeypatch.setattr("parity.bench.session.pairs_wanted", lambda _seconds, _budget: 4)
     session = run_session(
         sides,
         budget=0.1,
