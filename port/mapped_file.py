@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import weakref
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from port.errors import WeightsError
+
+_MAPS = Path("/proc/self/maps")
 
 
 class MappedFile:
@@ -38,10 +46,46 @@ class MappedFile:
                 f"{_shown(now)}); load the model again, and replace files of a checkpoint instead of writing into them"
             )
 
+    def set_aside(self, tensors: Iterable[Tensor]) -> None:
+        """Take tensors that are mapped from this file out of this process's memory, each until its next use.
+
+        They must never have been written to, as what was written would be lost. Does nothing to a tensor that is not
+        mapped from this file, and nothing on other systems than Linux.
+        """
+        mapped = self._mapped()
+        for tensor in tensors:
+            start = tensor.data_ptr()
+            end = start + tensor.numel() * tensor.element_size()
+            if any(low <= start and end <= high for low, high in mapped):
+                start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+                if start < end:
+                    _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+    def _mapped(self) -> list[tuple[int, int]]:
+        """The addresses at which this process has mapped the file."""
+        try:
+            lines = _MAPS.read_text(encoding="ascii", errors="replace").splitlines()
+        except OSError:
+            return []
+        own = os.fstat(self._file.fileno())
+        device = f"{os.major(own.st_dev):02x}:{os.minor(own.st_dev):02x}"
+        found = []
+        for line in lines:
+            addresses, _, _, place, inode, *_ = line.split(maxsplit=5)
+            if (place, inode) == (device, str(own.st_ino)):
+                low, high = addresses.split("-")
+                found.append((int(low, 16), int(high, 16)))
+        return found
+
     def _state(self) -> tuple[int, int]:
         """Size in bytes and time of the last change in nanoseconds."""
         found = os.fstat(self._file.fileno())
         return found.st_size, found.st_mtime_ns
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 def _shown(state: tuple[int, int]) -> str:

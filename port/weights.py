@@ -29,6 +29,7 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 EMBEDDING = "model.language_model.embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
+_VISION = "model.visual."
 # Parameter of the port -> name in a published checkpoint, if the two differ.
 _RENAMED = {
     "model.visual.patch_embed.proj.matrix": "model.visual.patch_embed.proj.weight",
@@ -114,7 +115,7 @@ def _fill(model: Qwen3VL, checkpoint: Checkpoint, *, dtype: torch.dtype, device:
             f"{checkpoint.folder}: the tensors do not fit config.json ({mismatch}); "
             "is this the config of this checkpoint?"
         )
-    used: set[MappedFile] = set()
+    used: dict[MappedFile, list[Tensor]] = {}
     kernels = kernels_of(model)
 
     def load(name: str) -> Tensor:
@@ -128,12 +129,19 @@ def _fill(model: Qwen3VL, checkpoint: Checkpoint, *, dtype: torch.dtype, device:
         misplaced = read.data_ptr() % read.element_size() != 0
         tensor = read.view(parameters[name].shape).to(dtype=dtype, copy=misplaced)
         if device.type == "cpu" and tensor.data_ptr() == read.data_ptr():
-            used.add(checkpoint.file(checkpoint_name(name)))
+            used.setdefault(checkpoint.file(checkpoint_name(name)), []).append(tensor)
         return tensor
 
+    # The vision tower first: it is set aside, since a model that is asked about text alone never uses it.
+    vision = [name for name in parameters if name.startswith(_VISION)]
+    state: dict[str, Tensor] = {}
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        loaded = zip(parameters, pool.map(load, parameters), strict=True)
-        state = {name: tensor.to(device) for name, tensor in loaded}
+        for names in (vision, [name for name in parameters if not name.startswith(_VISION)]):
+            loaded = zip(names, pool.map(load, names), strict=True)
+            state |= {name: tensor.to(device) for name, tensor in loaded}
+            if names is vision:
+                for file, tensors in used.items():
+                    file.set_aside(tensors)
     if model.config.tie_word_embeddings and LM_HEAD in checkpoint.keys:
         _check_tied(checkpoint)
     model.load_state_dict(state, strict=True, assign=True)

@@ -23,6 +23,7 @@ from parity.bench.ratios import (
     time_pairs,
     timed,
 )
+from parity.bench.taps import TapCost, tap_cost
 from parity.bench.verdict import VerdictTime, time_to_verdict
 from parity.bench.works import (
     Sides,
@@ -41,13 +42,17 @@ _POINT_BUDGET = 0.15  # of a work's seconds, for each point of a curve
 
 @dataclass(frozen=True)
 class Measured:
-    """One work: how many times faster the port is, the control of the same session, and counts (None: not counted)."""
+    """One work: how many times faster the port is, and the control of the same session.
+
+    ``counts`` and ``taps``, those of a run, are None for loading.
+    """
 
     work: Work
     pairs: Pairs
     ratio: Ratio
     control: Ratio
     counts: Counts | None
+    taps: TapCost | None
 
 
 @dataclass(frozen=True)
@@ -173,8 +178,10 @@ def measure(sides: Sides, work: Work, *, budget: float, clock: ClockName) -> Mea
     wanted = pairs_wanted(times * sum(warm), budget)
     pairs = time_pairs(port, reference, wanted, clock)
     control = time_pairs(port, port, wanted, clock)
-    counts = None if work.name == "load" else count(sides.model, work.port)
-    return Measured(work, pairs.divided(times), ratio_of(pairs), ratio_of(control), counts)
+    counts = taps = None
+    if work.name != "load":
+        counts, taps = count(sides.model, work.port), tap_cost(work.port())
+    return Measured(work, pairs.divided(times), ratio_of(pairs), ratio_of(control), counts, taps)
 
 
 def expected_seconds(counts: Counts, limits: Limits) -> float:

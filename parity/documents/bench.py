@@ -97,6 +97,7 @@ def _work(each: Measured, session: BenchSession) -> dict[str, Any]:
         "counts": None if each.counts is None else each.counts.to_json(),
         "expected": expected,
         "of_limit": None if expected is None else expected / port,
+        "taps": None if each.taps is None else {**asdict(each.taps), "of_port": each.taps.seconds / port},
         "seconds": {"port": list(each.pairs.first), "reference": list(each.pairs.second)},
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from math import isclose
 
 import pandas as pd
 
@@ -48,6 +49,8 @@ def _contradictions(document: Document) -> Iterator[str]:
             found = work[name]
             if not found["low"] <= found["middle"] <= found["high"]:
                 yield f"{path}.{name}: the middle {found['middle']} is not between {found['low']} and {found['high']}"
+        if (taps := work["taps"]) is not None and not isclose(taps["of_port"], taps["seconds"] / work["port"]):
+            yield f"{path}.taps.of_port is {taps['of_port']}, expected {taps['seconds'] / work['port']}: seconds / port"
         for side in ("port", "reference"):
             timed = len(work["seconds"][side])
             yield from equal(
@@ -134,16 +137,24 @@ def _beside(others: list[Document]) -> list[Table]:
 
 
 def _counts(works: list[Document]) -> Table:
+    titles = (*_COUNTS.values(), "taps", "their share of the time")
     return Table(
         id="counts",
         title="Counts of the port, the same in each run",
-        columns=[Column("work"), *(Column(title, numeric=True) for title in _COUNTS.values())],
+        columns=[Column("work"), *(Column(title, numeric=True) for title in titles)],
         rows=[
-            [text(work["title"]), *(number(work["counts"][name]) for name in _COUNTS)]
+            [text(work["title"]), *(number(work["counts"][name]) for name in _COUNTS), *_taps(work["taps"])]
             for work in works
             if work["counts"] is not None
         ],
     )
+
+
+def _taps(found: Document | None) -> list[Cell]:
+    """How many taps nobody listens to, and what they cost."""
+    if found is None:
+        return [text(""), text("")]
+    return [number(found["calls"]), Cell(f"{found['of_port']:.2%}", found["of_port"])]
 
 
 def _curves(points: list[Document]) -> Table:

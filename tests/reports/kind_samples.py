@@ -493,6 +493,7 @@ def bench_document() -> Document:
             "counts": counts,
             "expected": None if counts is None else 0.01,
             "of_limit": None if counts is None else 0.01 / port,
+            "taps": None if counts is None else {"calls": 60, "seconds": 1e-5, "of_port": 1e-5 / port},
             "seconds": {"port": [port, port], "reference": [0.08, 0.08]},
         }
 

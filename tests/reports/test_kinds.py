@@ -247,6 +247,8 @@ def _set(path: str, value: object) -> Callable[[Document], None]:
         ("tokens", _set("tokens.port", [-1]), ["$.tokens.port[0] is -1", "at least 0"]),
         ("activations", _set("models.trained", {"top1": 0.5}), ["$.models.trained has the figures ['top1']"]),
         ("activations", _set("models.trained.vision_stream", "x"), ["$.models.trained.vision_stream is", "number"]),
+        ("bench", _set("works.0.taps.of_port", 0.5), ["$.works[0].taps.of_port is 0.5", "seconds / port"]),
+        ("bench", _set("works.0.ratio.low", 99.0), ["$.works[0].ratio: the middle", "is not between 99.0"]),
         ("signoff", _set("verdict.exit_code", 0), ["$.verdict.exit_code is 0, expected 1"]),
         ("signoff", _set("verdict.value", "INVALID"), ["expected 'REFUSED', the worst of $.milestones"]),
         ("signoff", _set("milestones.0.items.1.waived", False), ["$.milestones[0].items[1].verdict is DIVERGED"]),

@@ -122,6 +122,9 @@ def _show(console: Console, document: dict[str, Any]) -> None:
             f"{ratio['low']:.2f} to {ratio['high']:.2f}",
         )
     console.print(table)
+    shares = [work["taps"]["of_port"] for work in document["works"] if work["taps"] is not None]
+    if shares:
+        console.print(f"taps that nobody listens to take at most {max(shares):.1%} of a work's time", soft_wrap=True)
     if (found := document["time_to_verdict"]) is not None:
         text = f"a verdict on {found['case']} takes {found['seconds']:.1f} s"
         console.print(f"{text}, {found['ratio']:.2f} times its {found['passes']} passes alone", soft_wrap=True)

@@ -20,8 +20,9 @@ from parity.bench.counts import Counts, count
 from parity.bench.limits import measure_limits
 from parity.bench.machine import machine_class
 from parity.bench.names import WORK_NAMES
-from parity.bench.ratios import Pairs, Ratio, is_slower, pairs_wanted, ratio_of, ratio_of_logs, time_pairs
+from parity.bench.ratios import Pairs, Ratio, is_slower, pairs_wanted, ratio_of, ratio_of_logs, time_pairs, timed
 from parity.bench.session import Measured, expected_seconds, pieces, run_session, slowed, works
+from parity.bench.taps import TapCost, tap_cost
 from parity.bench.verdict import time_to_verdict
 from parity.bench.works import (
     SMALL,
@@ -37,6 +38,7 @@ from parity.core.errors import ParityError
 from parity.core.verdict import Verdict
 from parity.engines.mistralrs_timed import TimedMistralRs
 from port.kernels import FastKernels, PlainKernels, kernels_of, set_kernels
+from port.tap import Tap
 from reference.trained import trained_checkpoint
 from tests.parity.bench.rates import session_rates
 from tests.parity.cli.samples import call
@@ -231,6 +233,36 @@ def test_compiled_kernels_are_counted_and_save_calls(sides: Sides) -> None:
     assert (fast.flops, fast.bytes_read) == (plain.flops, plain.bytes_read)
 
 
+MOST_OF_A_STEP = 0.03
+
+
+def _taps_of_a_step(sides: Sides) -> TapCost:
+    return tap_cost(decode_work(sides, batch=1, context=8, steps=1).port())
+
+
+def _seconds_of_a_step(sides: Sides) -> float:
+    run = decode_work(sides, batch=1, context=8, steps=1).port()
+    run()
+    return min(timed(run, "processor") for _ in range(20))
+
+
+def test_taps_cost_next_to_nothing_when_nobody_listens(sides: Sides) -> None:
+    cost = _taps_of_a_step(sides)
+    layers = sides.model.config.text.num_hidden_layers
+    assert cost.calls == 13 * layers + 9
+    assert 0 < cost.seconds < MOST_OF_A_STEP * _seconds_of_a_step(sides)
+
+
+def test_taps_that_cost_something_are_seen(sides: Sides, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Tap.__call__
+
+    def copying(self: Tap, name: str, value: Tensor) -> Tensor:
+        return plain(self, name, value.clone())
+
+    monkeypatch.setattr(Tap, "__call__", copying)
+    assert _taps_of_a_step(sides).seconds > MOST_OF_A_STEP * _seconds_of_a_step(sides)
+
+
 def test_limits_and_the_class_of_the_machine(sides: Sides) -> None:
     limits = measure_limits(torch.float32, side=64, read=2**20)
     assert limits.product_gflops > 0 < limits.read_gbytes
@@ -249,7 +281,8 @@ def _measured(ratio: Ratio = SAME, control: Ratio = SAME, counts: Counts | None 
     def nothing() -> Callable[[], object]:
         return lambda: None
 
-    return Measured(Work(name, name, 1, "tokens", nothing, nothing), Pairs((1.0,), (1.0,)), ratio, control, counts)
+    work = Work(name, name, 1, "tokens", nothing, nothing)
+    return Measured(work, Pairs((1.0,), (1.0,)), ratio, control, counts, taps=None)
 
 
 ACCEPTED: dict[str, Any] = {"m": {"c": {"x": {"ratio": 1.0, "counts": COUNTS.to_json()}}}}

@@ -46,7 +46,7 @@ def measured(ratio: float = 1.5, counts: Counts = COUNTS) -> Measured:
     """A session with an interval of 2 % and a noise of 2 %."""
     work = Work("prefill", "prefill of 8 tokens", 8, "tokens", cast(Any, None), cast(Any, None))
     around = Ratio(ratio, ratio * 0.98, ratio * 1.02, 60)
-    return Measured(work, Pairs((1.0,), (ratio,)), around, Ratio(1.0, 1 / 1.02, 1.01, 60), counts)
+    return Measured(work, Pairs((1.0,), (ratio,)), around, Ratio(1.0, 1 / 1.02, 1.01, 60), counts, None)
 
 
 def content(ratio: float = 1.5, counts: Counts = COUNTS, accepted: dict[str, Any] = ACCEPTED) -> Content:
