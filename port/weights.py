@@ -132,16 +132,17 @@ def _fill(model: Qwen3VL, checkpoint: Checkpoint, *, dtype: torch.dtype, device:
             used.setdefault(checkpoint.file(checkpoint_name(name)), []).append(tensor)
         return tensor
 
-    # The vision tower first: it is set aside, since a model that is asked about text alone never uses it.
     vision = [name for name in parameters if name.startswith(_VISION)]
-    state: dict[str, Tensor] = {}
+    others = [name for name in parameters if not name.startswith(_VISION)]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for names in (vision, [name for name in parameters if not name.startswith(_VISION)]):
-            loaded = zip(names, pool.map(load, names), strict=True)
-            state |= {name: tensor.to(device) for name, tensor in loaded}
-            if names is vision:
-                for file, tensors in used.items():
-                    file.set_aside(tensors)
+
+        def loaded(names: list[str]) -> dict[str, Tensor]:
+            return {name: tensor.to(device) for name, tensor in zip(names, pool.map(load, names), strict=True)}
+
+        state = loaded(vision)
+        for file, tensors in used.items():
+            file.set_aside(tensors)  # a model that is asked about text alone never uses them
+        state |= loaded(others)
     if model.config.tie_word_embeddings and LM_HEAD in checkpoint.keys:
         _check_tied(checkpoint)
     model.load_state_dict(state, strict=True, assign=True)

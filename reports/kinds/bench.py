@@ -140,7 +140,7 @@ def _counts(works: list[Document]) -> Table:
     titles = (*_COUNTS.values(), "taps", "their share of the time")
     return Table(
         id="counts",
-        title="Counts of the port, the same in each run",
+        title="Counts of the port",
         columns=[Column("work"), *(Column(title, numeric=True) for title in titles)],
         rows=[
             [text(work["title"]), *(number(work["counts"][name]) for name in _COUNTS), *_taps(work["taps"])]
