@@ -137,7 +137,7 @@ def _beside(others: list[Document]) -> list[Table]:
 
 
 def _counts(works: list[Document]) -> Table:
-    titles = (*_COUNTS.values(), "taps", "their share of the time")
+    titles = (*_COUNTS.values(), "taps", "taps' share of the time")
     return Table(
         id="counts",
         title="Counts of the port",
