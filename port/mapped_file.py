@@ -46,8 +46,8 @@ class MappedFile:
                 f"{_shown(now)}); load the model again, and replace files of a checkpoint instead of writing into them"
             )
 
-    def set_aside(self, tensors: Iterable[Tensor]) -> None:
-        """Take tensors that are mapped from this file out of this process's memory, each until its next use.
+    def let_go(self, tensors: Iterable[Tensor]) -> None:
+        """Let the system take back the memory of tensors that are mapped from this file. They are read again when used.
 
         They must never have been written to, as what was written would be lost. Does nothing to a tensor that is not
         mapped from this file, and nothing on other systems than Linux.

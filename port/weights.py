@@ -141,7 +141,7 @@ def _fill(model: Qwen3VL, checkpoint: Checkpoint, *, dtype: torch.dtype, device:
 
         state = loaded(vision)
         for file, tensors in used.items():
-            file.set_aside(tensors)  # a model that is asked about text alone never uses them
+            file.let_go(tensors)  # a model that is asked about text alone never uses them
         state |= loaded(others)
     if model.config.tie_word_embeddings and LM_HEAD in checkpoint.keys:
         _check_tied(checkpoint)

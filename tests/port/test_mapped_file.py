@@ -1,4 +1,4 @@
-"""A mapped tensor that is set aside leaves the memory of this process, and is read again when it is used."""
+"""A mapped tensor that is let go leaves the memory of this process, and is read again when it is used."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_it_leaves_memory_and_comes_back(path: Path) -> None:
     large, file = _read(path, "large"), MappedFile(path)
     total = large.sum()
     with_it = _resident()
-    file.set_aside([large])
+    file.let_go([large])
     assert _resident() < with_it - 15
     assert torch.equal(large.sum(), total)
     assert _resident() > with_it - 1
@@ -52,7 +52,7 @@ def test_its_neighbours_stay(path: Path) -> None:
     large, after, file = _read(path, "large"), _read(path, "after"), MappedFile(path)
     assert float(large.sum() + after.sum()) > 0
     with_both = _resident()
-    file.set_aside([large])
+    file.let_go([large])
     assert with_both - 17 < _resident() < with_both - 15
     assert torch.equal(after, torch.arange(len(after)) + 1.0)
 
@@ -63,7 +63,7 @@ def test_what_is_not_mapped_from_this_file_is_left_alone(path: Path, mapped_from
     other.write_bytes(path.read_bytes())
     tensor = _read(other, "large") if mapped_from_another else _read(path, "large").clone()
     total, before = tensor.sum(), _resident()
-    MappedFile(path).set_aside([tensor])
+    MappedFile(path).let_go([tensor])
     assert _resident() > before - 1
     assert torch.equal(tensor.sum(), total)
 
@@ -72,12 +72,12 @@ def test_without_a_list_of_mappings_nothing_is_done(path: Path, monkeypatch: pyt
     monkeypatch.setattr("port.mapped_file._MAPS", path.with_name("none"))
     large = _read(path, "large")
     total, before = large.sum(), _resident()
-    MappedFile(path).set_aside([large])
+    MappedFile(path).let_go([large])
     assert _resident() > before - 1
     assert torch.equal(large.sum(), total)
 
 
-def test_a_loaded_model_has_set_its_vision_tower_aside(tmp_path: Path) -> None:
+def test_a_loaded_model_has_let_its_vision_tower_go(tmp_path: Path) -> None:
     folder = shutil.copytree(trained_checkpoint(), tmp_path / "copy")
     model = load_model(folder, dtype=torch.bfloat16)
 

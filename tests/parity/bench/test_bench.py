@@ -233,7 +233,7 @@ def test_compiled_kernels_are_counted_and_save_calls(sides: Sides) -> None:
     assert (fast.flops, fast.bytes_read) == (plain.flops, plain.bytes_read)
 
 
-MOST_OF_A_STEP = 0.03
+MOST_OF_A_STEP = 0.03  # taps take 0.4 to 0.6 % of a step; looking for NaN in each would take 17 to 20 %
 
 
 def _taps_of_a_step(sides: Sides) -> TapCost:
@@ -243,7 +243,7 @@ def _taps_of_a_step(sides: Sides) -> TapCost:
 def _seconds_of_a_step(sides: Sides) -> float:
     run = decode_work(sides, batch=1, context=8, steps=1).port()
     run()
-    return min(timed(run, "processor") for _ in range(20))
+    return min(timed(run) for _ in range(20))
 
 
 def test_taps_cost_next_to_nothing_when_nobody_listens(sides: Sides) -> None:
