@@ -76,13 +76,15 @@ def attend_segments(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], kernels
 
 
 class VisionMLP(nn.Module):
+    kernels: PlainKernels = PLAIN
+
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.linear_fc1 = Linear(config.hidden_size, config.intermediate_size)
         self.linear_fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C) -> (N, C)
-        out: Tensor = self.linear_fc2(F.gelu(self.linear_fc1(x), approximate="tanh"))
+        out: Tensor = self.linear_fc2(self.kernels.gelu_tanh(self.linear_fc1(x)))
         return out
 
 

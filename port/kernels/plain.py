@@ -93,6 +93,13 @@ class PlainKernels:
         """silu(gate) * up (arXiv:2002.05202), both (..., C)."""
         return F.silu(gate) * up
 
+    def gelu_tanh(self, x: Tensor) -> Tensor:
+        """The tanh form of GELU (arXiv:1606.08415): (..., C) -> (..., C).
+
+        The result may be written into x, so the caller must not use x afterwards.
+        """
+        return F.gelu(x, approximate="tanh")
+
     def attention(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         """q (B, H, S, D), k and v (B, K, T, D) -> (B, H, S, D). Query head h reads kv head h * K // H."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask.seen, enable_gqa=True)

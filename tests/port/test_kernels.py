@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from port import InputError, Inputs, Qwen3VL, listening
 from port.kernels import PLAIN, FastKernels, Mask, kernels_of, use_kernels
 from port.kernels import build as build_module
+from port.kernels import fast as fast_module
 from port.kernels.build import NoKernels, compiled
 from port.kernels.fast import FEW_QUERIES, FEW_ROWS, fast_kernels
 from port.kernels.native import Native, native, wrong_kernels
@@ -91,6 +93,8 @@ def test_norms_rotations_and_gates(variant: str, dtype: torch.dtype) -> None:
     assert error(kernels.rms_norm(x, weight, 1e-6), exact) < 4 * torch.finfo(dtype).eps
     big = 40 * x
     assert error(kernels.swiglu(big, x), PLAIN.swiglu(big.double(), x.double())) < 4 * torch.finfo(dtype).eps
+    exact = PLAIN.gelu_tanh(big.double())
+    assert error(kernels.gelu_tanh(big.clone()), exact) < 4 * torch.finfo(dtype).eps
     heads, angle = _random(2, 3, 4, 16, dtype=dtype), _random(2, 3, 1, 16, dtype=torch.float32)
     for angles in {dtype, torch.promote_types(dtype, torch.float32)}:
         cos, sin = angle.cos().to(angles), angle.sin().to(angles)
@@ -101,6 +105,33 @@ def test_norms_rotations_and_gates(variant: str, dtype: torch.dtype) -> None:
     q = qkv.unbind(1)[1]
     exact = PLAIN.rotary(q.double(), cos.double(), sin.double())
     assert error(kernels.rotary(q, cos, sin), exact) < 4 * torch.finfo(dtype).eps
+
+
+def test_weights_are_widened_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last part is smaller than the others, and no part is larger than asked for."""
+    monkeypatch.setattr(fast_module, "WIDENED_AT_ONCE", 4 * 64)
+    widened: list[int] = []
+    plain = F.linear
+
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        widened.append(weight.numel())
+        return plain(x, weight, bias)
+
+    kernels = FastKernels(None, widen=True)
+    x, w, bias = (_random(*shape, dtype=torch.bfloat16) for shape in ((3, 40, 64), (13, 64), (13,)))
+    exact = PLAIN.linear(x.double(), w.double(), bias.double())
+    monkeypatch.setattr(F, "linear", linear)
+    found = kernels.linear(x, w, bias)
+    assert widened == [256, 256, 256, 64]
+    assert error(found, exact) < 4 * torch.finfo(torch.bfloat16).eps
+
+
+def test_gelu_leaves_its_input_alone_where_gradients_are_wanted() -> None:
+    x = torch.randn(2, 64, requires_grad=True)
+    given = x.detach().clone()
+    fast_kernels().gelu_tanh(x).sum().backward()
+    assert torch.equal(x, given)
+    assert x.grad is not None
 
 
 @needs_compiler

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from parity.mutants.arithmetic import copied, pairs_rotated, rounded
 from parity.mutants.base import FLOAT32, PICTURE, altered, around, family, replaced
+from port.kernels import FastKernels, PlainKernels
 from port.layers import apply_rotary
 from port.vision import PatchMerger, VisionAttention, VisionBlock, VisionMLP, attend_segments
 
@@ -156,7 +157,11 @@ def _gelu_from_a_table() -> Iterator[None]:
             out: Tensor = original(self, x)
         return out
 
-    with around(VisionMLP, "forward", forward), around(PatchMerger, "forward", forward):
+    with (
+        around(VisionMLP, "forward", forward),
+        around(PatchMerger, "forward", forward),
+        replaced(FastKernels, "gelu_tanh", PlainKernels.gelu_tanh),  # which calls F.gelu
+    ):
         yield
 
 
