@@ -112,7 +112,8 @@ class Qwen3VL(nn.Module):
 
         ``chunk`` limits how many tokens go through the language model at once. The result is the same.
         """
-        return torch.cat([self.logits(hidden) for hidden in self._prefill(inputs, cache, chunk)], dim=1)
+        parts = [self.logits(hidden) for hidden in self._prefill(inputs, cache, chunk)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def prefill_last(self, inputs: Inputs, cache: KVCache, *, chunk: int | None = None) -> Tensor:
         """As ``prefill``, but returns only the logits (B, V) after the last real token of each row, for generation."""
