@@ -126,6 +126,11 @@ def test_weights_are_widened_part_by_part(monkeypatch: pytest.MonkeyPatch) -> No
     assert error(found, exact) < 4 * torch.finfo(torch.bfloat16).eps
 
 
+def test_gelu_needs_no_new_memory() -> None:
+    x = torch.randn(2, 64)
+    assert fast_kernels().gelu_tanh(x).data_ptr() == x.data_ptr()
+
+
 def test_gelu_leaves_its_input_alone_where_gradients_are_wanted() -> None:
     x = torch.randn(2, 64, requires_grad=True)
     given = x.detach().clone()
